@@ -41,9 +41,9 @@ class SpeedupsBuildHook(BuildHookInterface[BuilderConfig]):
             built = _compile(Path(self.root, SOURCE), self._work_dir)
         except (BaseError, CCompilerError, OSError) as error:
             self.app.display_warning(
-                f"{error}\nWARNING: {MODULE} could not be compiled. Durus will work in pure Python, with"
-                " the same behaviour and slower. A C compiler and the headers of this Python mend"
-                " that; DURUS_PURE_PYTHON=1 asks for pure Python without this warning."
+                f"{error}\nWARNING: {MODULE} could not be compiled. Durus will work in pure Python,"
+                " with the same behaviour and slower. A C compiler and the headers of this Python"
+                " mend that; DURUS_PURE_PYTHON=1 asks for pure Python without this warning."
             )
             return
         if version == "editable":
