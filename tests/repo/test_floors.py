@@ -1,0 +1,175 @@
+"""Who owns which module, and which module may import which.
+
+The tables are the architecture: a change of them is a change of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# The names directly under `durus` that each distribution owns, each with its floor.
+# A module imports only from lower floors.
+FLOORS: dict[str, dict[str, int]] = {
+    "durus-core": {
+        "error": 0,
+        "utils": 1,
+        "logger": 1,
+        "_speedups": 1,
+        "_pure": 1,
+        "persistent": 2,
+        "serialize": 3,
+        "storage": 4,
+        "persistent_dict": 4,
+        "persistent_list": 4,
+        "persistent_set": 4,
+        "btree": 4,
+        "backends": 5,
+        "_cache": 5,
+        "connection": 6,
+        "testing": 8,
+    },
+    "durus-filestorage": {"file_storage": 9, "file_storage2": 10},
+    "durus-cli": {"cli": 11, "__main__": 12},
+}
+OWNER = {name: dist for dist, names in FLOORS.items() for name in names}
+FLOOR = {name: floor for names in FLOORS.values() for name, floor in names.items()}
+
+# A back-end stands on the storage contract, never on Connection: highest floor of core it may use.
+BACKENDS = {"durus-filestorage"}
+HIGHEST_FLOOR_FOR_BACKENDS = 5
+
+
+def _modules() -> Iterator[tuple[str, Path, str]]:
+    """Yield (distribution, file, dotted name) of every Python module in the repository."""
+    for dist in FLOORS:
+        src = ROOT / "packages" / dist / "src"
+        for path in sorted(src.rglob("*.py")):
+            parts = path.relative_to(src).with_suffix("").parts
+            yield dist, path, ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = list(_modules())
+
+
+def _imported(path: Path, name: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, module of `durus`) for each import, those for type checkers included."""
+    is_package = path.name == "__init__.py"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = name.split(".")
+                above = above[: len(above) - node.level + (1 if is_package else 0)]
+                base = ".".join([*above, *([node.module] if node.module else [])])
+            found = [f"{base}.{alias.name}" for alias in node.names] if base == "durus" else [base]
+        else:
+            continue
+        for module in found:
+            if module.split(".")[0] == "durus":
+                yield node.lineno, module
+
+
+def _top(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_the_namespace_has_no_init() -> None:
+    """No distribution claims the package `durus` itself: it is a PEP 420 namespace."""
+    assert list(ROOT.glob("packages/*/src/durus/__init__.py")) == []
+
+
+@pytest.mark.parametrize("dist", FLOORS)
+def test_every_top_level_name_has_one_owner_and_a_floor(dist: str) -> None:
+    """What stands under src/durus is what the table gives to this distribution."""
+    folder = ROOT / "packages" / dist / "src" / "durus"
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    found = {path.parts[0].split(".")[0] for path in files if "__pycache__" not in path.parts}
+    found.discard("py")  # py.typed, the marker at the root of the namespace
+    assert found == set(FLOORS[dist])
+
+
+def test_no_two_distributions_own_one_name() -> None:
+    """A name is in the table once, so that no wheel overwrites another's file."""
+    assert len(OWNER) == sum(len(names) for names in FLOORS.values())
+
+
+@pytest.mark.parametrize(("dist", "path", "name"), MODULES, ids=[name for *_, name in MODULES])
+def test_a_module_imports_only_from_lower_floors(dist: str, path: Path, name: str) -> None:
+    """Imports go down, neighbours do not meet, and what belongs together may know each other."""
+    wrong = []
+    for line, module in _imported(path, name):
+        if module == "durus" or _top(module) == _top(name):
+            continue
+        if FLOOR[_top(module)] >= FLOOR[_top(name)] or _top(module) == "testing":
+            wrong.append(f"line {line}: {module}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("dist", "path", "name"), MODULES, ids=[name for *_, name in MODULES])
+def test_what_is_private_stays_in_its_distribution(dist: str, path: Path, name: str) -> None:
+    """No module imports a name with a leading underscore from another distribution."""
+    wrong = [
+        f"line {line}: {module}"
+        for line, module in _imported(path, name)
+        if OWNER[_top(module)] != dist and "._" in module
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("dist", "path", "name"),
+    [module for module in MODULES if module[0] in BACKENDS],
+    ids=[name for dist, _, name in MODULES if dist in BACKENDS],
+)
+def test_a_back_end_stands_on_the_storage_contract(dist: str, path: Path, name: str) -> None:
+    """A back-end uses what one from outside could use: core up to the contract, no Connection."""
+    wrong = [
+        f"line {line}: {module}"
+        for line, module in _imported(path, name)
+        if OWNER[_top(module)] != dist
+        and (
+            OWNER[_top(module)] != "durus-core" or FLOOR[_top(module)] > HIGHEST_FLOOR_FOR_BACKENDS
+        )
+    ]
+    assert wrong == []
+
+
+def test_the_command_reaches_back_ends_only_by_name() -> None:
+    """durus-cli imports no back-end, so that one from outside serves it as well as ours."""
+    wrong = [
+        f"{name} line {line}: {module}"
+        for dist, path, name in MODULES
+        if dist == "durus-cli"
+        for line, module in _imported(path, name)
+        if OWNER[_top(module)] in BACKENDS
+    ]
+    assert wrong == []
+
+
+def test_core_depends_on_the_standard_library_alone() -> None:
+    """Nothing in durus-core but durus.testing imports another project."""
+    allowed = sys.stdlib_module_names | {"durus"}
+    wrong = []
+    for dist, path, name in MODULES:
+        if dist != "durus-core" or _top(name) == "testing":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found = [node.module or ""]
+            else:
+                continue
+            wrong += [
+                f"{name}: {module}" for module in found if module.split(".")[0] not in allowed
+            ]
+    assert wrong == []
