@@ -1,0 +1,11 @@
+"""One database in one file: a journal that Durus 4.3 can read."""
+
+from __future__ import annotations
+
+import durus
+
+if getattr(durus, "__file__", None) is not None:
+    raise ImportError(
+        "an old Durus is installed in the same environment and hides parts of this one:"
+        " run `pip uninstall Durus` and install durus-core again"
+    )
