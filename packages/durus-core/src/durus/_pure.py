@@ -1,0 +1,372 @@
+"""The hot parts in Python: the twin of `_speedups`, with the same names and behaviour.
+
+`durus.persistent` chooses between the two once, at import. What holds for one holds for the other:
+the tests run against both.
+"""
+
+from __future__ import annotations
+
+from _thread import get_ident
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pickle import UnpicklingError
+from typing import Any
+from weakref import WeakValueDictionary
+from zlib import crc32
+
+from durus.error import ForeignObjectError, InvalidOidError
+
+__all__ = [
+    "GHOST",
+    "SAVED",
+    "UNSAVED",
+    "Cache",
+    "ConnectionBase",
+    "PersistentBase",
+    "RecordFile",
+    "ReferenceReader",
+    "ReferenceWriter",
+    "clear_state",
+    "proof_of",
+    "set_state",
+]
+
+UNSAVED = 1
+SAVED = 0
+GHOST = -1
+
+# Asked for by isinstance(), repr() and the loading itself: reading them must not load anything.
+_NAMES_THAT_LOAD_NOTHING = frozenset({"__class__", "__repr__", "__setstate__"})
+
+_get = object.__getattribute__
+_set = object.__setattr__
+
+
+class PersistentBase:
+    """What the Connection keeps about an object, and the interception of attribute access.
+
+    Attributes:
+        _p_connection: the Connection that the object belongs to, or None while it is new.
+        _p_oid: 8 bytes, or None while it is new.
+        _p_serial: the connection's `transaction_serial` when the object was last used.
+        _p_status: GHOST, SAVED or UNSAVED.
+    """
+
+    __slots__ = ("__weakref__", "_p_connection", "_p_oid", "_p_serial", "_p_status")
+
+    _p_connection: Any  # a ConnectionBase or None; Any because its subclass adds what callers use
+    _p_oid: bytes | None
+    _p_serial: int
+    _p_status: int
+
+    # What __init__ is called with belongs to the subclass, not to this.
+    def __new__(cls, *args: Any, **kwargs: Any) -> PersistentBase:  # noqa: PYI034
+        self = object.__new__(cls)
+        _set(self, "_p_connection", None)
+        _set(self, "_p_oid", None)
+        _set(self, "_p_serial", 0)
+        _set(self, "_p_status", UNSAVED)
+        return self
+
+    def __getattribute__(self, name: str) -> Any:
+        if name[:3] != "_p_" and name not in _NAMES_THAT_LOAD_NOTHING:
+            _note_use(self)
+        return _get(self, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name[:3] == "_p_":
+            _check_protocol_value(name, value)
+        else:
+            self._p_note_change()
+        _set(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name[:3] != "_p_":
+            self._p_note_change()
+        object.__delattr__(self, name)
+
+    def _p_note_change(self) -> None:
+        """Note that the object's state changes, loading it first if it is a ghost.
+
+        To be called when a plain container inside the object is changed in place.
+        """
+        _note_use(self)
+        if _get(self, "_p_status") == SAVED:
+            connection = _get(self, "_p_connection")
+            if connection is not None:
+                connection.note_change(self)
+            _set(self, "_p_status", UNSAVED)
+
+
+def _note_use(obj: PersistentBase) -> None:
+    if _get(obj, "_p_status") == GHOST:
+        obj._p_load_state()  # type: ignore[attr-defined]  # PersistentObject's
+    connection = _get(obj, "_p_connection")
+    if connection is not None and _get(obj, "_p_serial") != connection.transaction_serial:
+        connection.note_access(obj)
+
+
+def _check_protocol_value(name: str, value: object) -> None:
+    if name == "_p_oid" and value is not None and not (isinstance(value, bytes) and len(value) == 8):
+        raise InvalidOidError(value)
+    if name == "_p_connection" and value is not None and not isinstance(value, ConnectionBase):
+        raise TypeError(f"_p_connection is a Connection or None, got {value!r:.80}")
+    if name in ("_p_serial", "_p_status") and not isinstance(value, int):
+        raise TypeError(f"{name} is an integer, got {value!r:.80}")
+
+
+class ConnectionBase:
+    """The part of a Connection that every first access of an object in a transaction goes through.
+
+    Attributes:
+        transaction_serial: grows by one with each commit or abort; -1 once closed.
+        cache: the objects that are in memory, by oid.
+        changed: oid to object, for the stored objects with changes to commit.
+        owner: the identifier of the thread whose transaction is open, 0 between transactions.
+    """
+
+    __slots__ = ("__dict__", "__weakref__", "cache", "changed", "owner", "transaction_serial")
+
+    def __init__(self, cache: Cache) -> None:
+        self.transaction_serial = 1
+        self.cache = cache
+        self.changed: dict[bytes, PersistentBase] = {}
+        self.owner = 0
+
+    def note_access(self, obj: PersistentBase) -> None:
+        """Note that the open transaction has used `obj`."""
+        self.claim()
+        _set(obj, "_p_serial", self.transaction_serial)
+        self.cache.note_use(obj)
+
+    def note_change(self, obj: PersistentBase) -> None:
+        """Note that `obj` is to be stored by the next commit."""
+        self.claim()
+        oid = _get(obj, "_p_oid")
+        if oid is not None:
+            self.changed[oid] = obj
+
+    def claim(self) -> None:
+        """Make the calling thread the owner of the open transaction.
+
+        Raises:
+            ConnectionStateError: what `refuse()` finds: closed, or another thread is the owner.
+        """
+        ident = get_ident()
+        if self.owner != ident or self.transaction_serial < 0:
+            if self.owner != 0 or self.transaction_serial < 0:
+                self.refuse()
+            self.owner = ident
+
+    def refuse(self) -> None:
+        """Raise what keeps the calling thread from using this connection. For the subclass."""
+        raise NotImplementedError
+
+
+class Cache:
+    """The objects of one Connection that are in memory, each once, by oid.
+
+    Every object is held weakly. Those that are not ghosts are held strongly as well, in the order of
+    their last use, until `shrink()` makes ghosts of the longest unused.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._objects: WeakValueDictionary[bytes, PersistentBase] = WeakValueDictionary()
+        self._recent: dict[bytes, PersistentBase] = {}
+
+    def get(self, oid: bytes) -> PersistentBase | None:
+        """Give the object in memory under `oid`, or None."""
+        return self._objects.get(oid)
+
+    def get_instance(
+        self, oid: bytes, klass: type[PersistentBase], connection: ConnectionBase
+    ) -> PersistentBase:
+        """Give the object in memory under `oid`, or a new ghost of `klass`."""
+        found = self._objects.get(oid)
+        if found is not None:
+            return found
+        ghost = PersistentBase.__new__(klass)
+        _set(ghost, "_p_oid", oid)
+        _set(ghost, "_p_connection", connection)
+        _set(ghost, "_p_status", GHOST)
+        self._objects[oid] = ghost
+        return ghost
+
+    def __setitem__(self, oid: bytes, obj: PersistentBase) -> None:
+        self._objects[oid] = obj
+
+    def __delitem__(self, oid: bytes) -> None:
+        """Forget the object under `oid`, if there is one."""
+        self._objects.pop(oid, None)
+        self._recent.pop(oid, None)
+
+    def __iter__(self) -> Iterator[PersistentBase]:
+        return iter(list(self._objects.values()))
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def count_recent(self) -> int:
+        """Count the objects that are held strongly."""
+        return len(self._recent)
+
+    def note_use(self, obj: PersistentBase) -> None:
+        """Make `obj` the last that `shrink()` would take."""
+        oid = _get(obj, "_p_oid")
+        self._recent.pop(oid, None)
+        self._recent[oid] = obj
+
+    def shrink(self, transaction_serial: int) -> int:
+        """Make ghosts of the longest unused objects until `size` are left.
+
+        Objects that are unsaved, or were used in the transaction `transaction_serial`, stay.
+
+        Returns:
+            How many objects became ghosts. The time taken is in proportion to it.
+        """
+        count = 0
+        excess = len(self._recent) - self.size
+        while excess > 0:
+            oid, obj = next(iter(self._recent.items()))
+            if _get(obj, "_p_serial") == transaction_serial:
+                break
+            # An unsaved object is held by the Connection; its commit puts it back here.
+            del self._recent[oid]
+            excess -= 1
+            if _get(obj, "_p_status") == SAVED:
+                obj._p_set_status_ghost()  # type: ignore[attr-defined]  # PersistentObject's
+                count += 1
+        return count
+
+
+class ReferenceWriter:
+    """The `persistent_id` of a pickler: a persistent object inside a state becomes (oid, class).
+
+    Attributes:
+        oids: the oids that were referred to since `begin()`, the object itself left out.
+    """
+
+    def __init__(
+        self,
+        connection: ConnectionBase,
+        adopt: Callable[[PersistentBase], bytes],
+    ) -> None:
+        """Args:
+        connection: the Connection whose objects may be referred to.
+        adopt: called with an object that has no connection yet; gives it an oid and returns that.
+        """
+        self._connection = connection
+        self._adopt = adopt
+        self._own_oid: bytes | None = None
+        self.oids: set[bytes] = set()
+
+    def begin(self, oid: bytes | None) -> None:
+        """Start to collect the references of the object `oid`."""
+        self._own_oid = oid
+        self.oids = set()
+
+    def get_refs(self) -> bytes:
+        """Give the oids that were referred to, sorted and joined."""
+        return b"".join(sorted(self.oids)) if self.oids else b""
+
+    def __call__(self, obj: object) -> tuple[bytes, type] | None:
+        if not issubclass(type(obj), PersistentBase):
+            return None
+        connection = _get(obj, "_p_connection")
+        if connection is None:
+            oid = self._adopt(obj)  # type: ignore[arg-type]  # issubclass does not narrow
+        elif connection is self._connection:
+            oid = _get(obj, "_p_oid")
+        else:
+            raise ForeignObjectError(
+                f"tried to store a reference to {type(obj).__qualname__} {_get(obj, '_p_oid')!r},"
+                " which belongs to another Connection; get it from this one by its oid,"
+                " or copy its contents into a new object"
+            )
+        if oid != self._own_oid:
+            self.oids.add(oid)
+        return oid, type(obj)
+
+
+def set_state(obj: PersistentBase, state: dict[str, object]) -> None:
+    """Set attributes as they were stored: slots through their descriptors, the rest in `__dict__`.
+
+    No `__setattr__` is called, so that frozen classes load, and nothing is noted as changed.
+    """
+    cls = type(obj)
+    rest = {}
+    for name, value in state.items():
+        descriptor = _find_member(cls, name)
+        if descriptor is None:
+            rest[name] = value
+        else:
+            descriptor.__set__(obj, value)
+    if rest:
+        _get(obj, "__dict__").update(rest)
+
+
+def _find_member(cls: type, name: str) -> Any:
+    """Give the slot descriptor of `name` in `cls`, or None."""
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            found = base.__dict__[name]
+            return found if type(found) is _MemberDescriptor else None
+    return None
+
+
+_MemberDescriptor = type(PersistentBase.__dict__["_p_oid"])
+
+
+def clear_state(obj: PersistentBase, slots: tuple[Any, ...]) -> None:
+    """Drop all attributes: what is in `__dict__`, and the given slot descriptors."""
+    for descriptor in slots:
+        try:
+            descriptor.__delete__(obj)
+        except AttributeError:
+            pass  # the slot was not set
+    try:
+        _get(obj, "__dict__").clear()
+    except AttributeError:
+        pass  # the class has slots only
+
+
+def proof_of(oid: bytes, body: bytes, refs: bytes) -> int:
+    """Give the CRC-32 of a record's oid, body (class and state) and references."""
+    return crc32(refs, crc32(body, crc32(oid)))
+
+
+class RecordFile(BytesIO):
+    """What an unpickler reads states from, one after the other.
+
+    Without a frame an unpickler asks a file for each opcode. So `open` shows a state with the frame
+    that `durus.serialize` took out: then it asks for all of it at once.
+    """
+
+    def open(self, data: bytes, start: int, end: int) -> None:
+        """Go on with the pickled state from `start` to `end` (bytes) of `data`."""
+        self.seek(0)
+        self.truncate()
+        if data[start + 2 : start + 3] == b"\x95":
+            self.write(data[start:end])
+        else:
+            length = (end - start - 2).to_bytes(8, "little")
+            self.write(b"".join((data[start : start + 2], b"\x95", length, data[start + 2 : end])))
+        self.seek(0)
+
+
+class ReferenceReader:
+    """The `persistent_load` of an unpickler: (oid, class) becomes the object of a Connection."""
+
+    def __init__(self, connection: ConnectionBase) -> None:
+        self._connection = connection
+
+    def __call__(self, reference: object) -> PersistentBase:
+        if not isinstance(reference, tuple) or len(reference) != 2:
+            raise UnpicklingError(f"a reference is (oid, class), got {reference!r:.80}")
+        oid, klass = reference
+        if not isinstance(oid, bytes) or len(oid) != 8:
+            raise UnpicklingError(f"a reference has an oid of 8 bytes, got {oid!r:.80}")
+        if not isinstance(klass, type) or not issubclass(klass, PersistentBase):
+            raise UnpicklingError(f"a reference has a persistent class, got {klass!r:.80}")
+        return self._connection.cache.get_instance(oid, klass, self._connection)

@@ -1,0 +1,535 @@
+"""Connection: the objects of one program, kept in a storage.
+
+A Connection maps each oid to at most one object in memory, loads objects when they are first used,
+and stores the changed ones when it commits. A transaction begins with the first use of an object
+after a `commit()` or `abort()`, and belongs to the thread that made it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from _thread import get_ident
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from struct import error as StructError
+from typing import Any, Self
+
+from durus.backends import open_storage
+from durus.broken import BrokenObject
+from durus.class_finder import ClassFinder
+from durus.error import (
+    ConflictError,
+    ConnectionClosedError,
+    ConnectionStateError,
+    ConnectionThreadError,
+    CorruptRecordError,
+    DurusKeyError,
+    InvalidOidError,
+    ReadConflictError,
+    WriteConflictError,
+)
+from durus.persistent import (
+    GHOST,
+    SAVED,
+    UNSAVED,
+    Cache,
+    ConnectionBase,
+    PersistentBase,
+    PersistentObject,
+)
+from durus.persistent_dict import PersistentDict
+from durus.serialize import (
+    ROOT_OID,
+    ObjectReader,
+    ObjectWriter,
+    WritableConnection,
+    check_proof,
+    pack_record,
+    unpack_record,
+)
+from durus.storage import Storage
+from durus.utils import as_bytes, int8_to_str
+
+__all__ = ["ROOT_OID", "Connection", "gen_every_instance", "touch_every_reference"]
+
+
+class Connection(WritableConnection):
+    """Persistent objects in a storage, for one thread at a time.
+
+    Used as a context manager it closes itself and the storage at the end, without a commit::
+
+        with Connection("app.durus") as connection:
+            connection.get_root()["greeting"] = "hello"
+            connection.commit()
+    """
+
+    def __init__(
+        self,
+        storage: Storage | str | os.PathLike[str],
+        cache_size: int = 100_000,
+        root_class: type[PersistentObject] | None = None,
+        *,
+        trust: Iterable[str] | None = None,
+        broken_objects: bool = False,
+    ) -> None:
+        """Open a connection; in an empty storage, make and commit the root.
+
+        Args:
+            storage: a Storage, which only this connection may use from now on, or a path or URL as
+                `durus.backends.open_storage` takes it.
+            cache_size: how many loaded objects to keep when a transaction ends.
+            root_class: the class of the root that is made in an empty storage; without one
+                PersistentDict.
+            trust: names that stored data may use: classes ("shop.models.Order") and the packages or
+                modules that define them ("shop"). Without it, whatever can be imported, as in Durus
+                4.3: then open only files that you would run.
+            broken_objects: give a stand-in (`durus.broken`) for an object whose class cannot be
+                imported, instead of an UnknownClassError.
+
+        Raises:
+            StorageError, BackendError: what `open_storage` raises.
+            StorageReadOnlyError: the storage is read-only and has no root.
+        """
+        super().__init__(Cache(cache_size))
+        opened_here = not isinstance(storage, Storage)
+        self._storage = open_storage(storage) if not isinstance(storage, Storage) else storage
+        self._reader = ObjectReader(self, ClassFinder(trust, broken_objects))
+        self._adopted: list[PersistentObject] = []
+        self._spare_oids: list[bytes] = []
+        self._stale: set[bytes] = set()
+        self._conflict: ConflictError | None = None
+        try:
+            self._root = self._open_root(root_class or PersistentDict)
+        except BaseException:
+            if opened_here:
+                self._storage.close()
+            raise
+
+    def _open_root(self, root_class: type[PersistentObject]) -> PersistentObject:
+        root = self.get(ROOT_OID)
+        if root is None:
+            root = root_class()
+            self._adopt_as(root, self._storage.new_oid())
+            self.changed[ROOT_OID] = root
+            self.commit()
+        self.owner = 0
+        return root
+
+    # -- objects ------------------------------------------------------------------------------------
+
+    def get_root(self) -> Any:
+        """Give the root object, from which everything that is kept can be reached."""
+        return self._root
+
+    def get_reader(self) -> ObjectReader:
+        """Give the reader of this connection's records."""
+        return self._reader
+
+    def get_storage(self) -> Storage:
+        """Give the storage."""
+        return self._storage
+
+    def get(self, oid: int | bytes) -> Any:
+        """Give the object that is stored under `oid` (a number, or 8 bytes), or None.
+
+        The same oid gives the same object for as long as it is in memory.
+
+        Raises:
+            InvalidOidError: `oid` is neither.
+            ReadConflictError: the object is newer than what this transaction sees.
+        """
+        self.claim()
+        oid = _as_oid(oid)
+        found = self.cache.get(oid)
+        if found is not None:
+            return found
+        try:
+            record = self._load(oid)
+        except DurusKeyError:
+            return None
+        klass = self._reader.get_class(unpack_record(record)[1])
+        obj = self.cache.get_instance(oid, klass, self)
+        self._set_state(obj, record)
+        return obj
+
+    def __getitem__(self, oid: int | bytes) -> Any:
+        """Give the object under `oid`, in memory or a ghost of the stored one, or None."""
+        return self.get(oid)
+
+    def get_crawler(
+        self, start_oid: bytes = ROOT_OID, batch_size: int = 100
+    ) -> Iterator[PersistentObject]:
+        """Yield every object that is reachable from `start_oid`, loaded, each once."""
+        for oid, record in self._storage.gen_oid_record(start_oid, batch_size):
+            self.claim()
+            obj = self.cache.get(oid)
+            if obj is None:
+                klass = self._reader.get_class(unpack_record(record)[1])
+                obj = self.cache.get_instance(oid, klass, self)
+            if obj._p_status == GHOST:
+                self._set_state(obj, record)
+            yield obj
+
+    def get_stored_pickle(self, oid: bytes) -> bytes:
+        """Give the data of the record of `oid`: class and state as they are stored.
+
+        Raises:
+            DurusKeyError: no record is stored under `oid`.
+        """
+        return unpack_record(self._load(_as_oid(oid)))[1]
+
+    def load_state(self, obj: PersistentObject) -> None:
+        """Load the attributes of a ghost of this connection.
+
+        Raises:
+            DurusKeyError: its record is not stored.
+            ReadConflictError: it is newer than what this transaction sees, or was removed by a pack.
+            CorruptRecordError: its record is damaged.
+            UnknownClassError: its state names a class that cannot be imported, or is not trusted.
+        """
+        self.claim()
+        oid = obj._p_oid
+        assert oid is not None
+        self._set_state(obj, self._load(oid))
+
+    def _load(self, oid: bytes) -> bytes:
+        """Load a record and check its proof."""
+        if self._conflict is not None:
+            raise self._conflict
+        try:
+            record = self._storage.load(oid)
+        except ReadConflictError as conflict:
+            # What was read so far is also the newest state if none of it has changed since: then the
+            # transaction moves on to that.
+            self._note_stale(self._storage.sync())
+            if self._conflict is not None:
+                raise self._conflict from conflict
+            record = self._storage.load(oid)
+        check_proof(record, str(self._storage))
+        return record
+
+    def _set_state(self, obj: PersistentBase, record: bytes) -> None:
+        oid, data, refs = unpack_record(record)
+        serial = obj._p_serial
+        if oid != obj._p_oid:
+            raise CorruptRecordError(
+                f"tried to load {obj!r}, found the record of oid {int.from_bytes(oid, 'big')}",
+                oid=obj._p_oid,
+            )
+        try:
+            if isinstance(obj, BrokenObject):
+                state: Any = {"stored_data": data, "stored_refs": refs}
+            else:
+                state = self._reader.get_state(data)
+            # Unsaved meanwhile, so that an own __setstate__ may set attributes.
+            obj._p_status = UNSAVED
+            obj._p_serial = self.transaction_serial
+            obj.__setstate__(state)
+            obj._p_status = SAVED
+        except BaseException as error:
+            obj._p_set_status_ghost()
+            error.add_note(f"while loading {obj!r}")
+            raise
+        finally:
+            obj._p_serial = serial
+        self.cache.note_use(obj)
+
+    # -- transactions -------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Store all changes since the last commit or abort, and begin a new transaction.
+
+        When it returns the changes are durable. If it raises, nothing is stored, every object is as
+        it was before the call, and the commit can be tried again once the cause is gone. Without
+        changes it only moves on to the newest state, and never fails for a conflict.
+
+        Raises:
+            WriteConflictError: something that this transaction used has changed; `abort()` first.
+            UnpicklableError: a changed or new object holds something that cannot be pickled.
+            ForeignObjectError: it refers to an object of another Connection.
+            StorageError: the storage refused.
+        """
+        self.claim()
+        if self.changed:
+            self._commit_changes()
+            self._begin_transaction()
+        else:
+            self._move_to_newest()
+
+    def abort(self) -> None:
+        """Forget all changes since the last commit or abort, and begin a new transaction.
+
+        Changed objects become ghosts; objects that were never stored keep their attributes. A
+        transaction whose thread has ended may be aborted by any other.
+        """
+        if self.owner not in (0, get_ident()) and self.owner not in sys._current_frames():
+            self.owner = 0
+        self.claim()
+        for obj in self.changed.values():
+            obj._p_set_status_ghost()
+        self.changed.clear()
+        self._move_to_newest()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        """Give the root, and commit at the end of the block; abort if the block raises.
+
+        Raises:
+            ConnectionStateError: there are uncommitted changes from before the block.
+        """
+        self.claim()
+        if self.changed:
+            raise ConnectionStateError(
+                f"tried to begin a transaction block with {len(self.changed)} changed objects from"
+                " before it; commit() or abort() them first"
+            )
+        self.abort()
+        try:
+            yield self._root
+            self.commit()
+        except BaseException:
+            self.abort()
+            raise
+
+    def get_transaction_serial(self) -> int:
+        """Give the number of this transaction: it grows by one with each commit or abort."""
+        return self.transaction_serial
+
+    def adopt(self, obj: PersistentObject) -> bytes:
+        """Give a new object an oid and this connection; undone if the commit fails."""
+        oid = self._spare_oids.pop() if self._spare_oids else self._storage.new_oid()
+        self._adopt_as(obj, oid)
+        self._adopted.append(obj)
+        return oid
+
+    def _adopt_as(self, obj: PersistentObject, oid: bytes) -> None:
+        obj._p_oid = oid
+        obj._p_connection = self
+        self.cache[oid] = obj
+
+    def _commit_changes(self) -> None:
+        if self._conflict is not None:
+            raise WriteConflictError(self._conflict.oids) from self._conflict
+        try:
+            stored = self._pickle_changes()
+            self._storage.begin()
+            for obj, record in stored:
+                assert obj._p_oid is not None
+                self._storage.store(obj._p_oid, record)
+            self._storage.end(self._handle_invalidations)
+        except BaseException:
+            self._undo_adoptions()
+            raise
+        self._adopted.clear()
+        for obj, _ in stored:
+            obj._p_set_status_saved()
+            self.cache.note_use(obj)
+        self.changed.clear()
+
+    def _pickle_changes(self) -> list[tuple[PersistentObject, bytes]]:
+        """Give each changed object, and each new one that they refer to, with its record."""
+        stored: list[tuple[PersistentObject, bytes]] = []
+        pickled: set[bytes] = set()
+        writer = ObjectWriter(self)
+        try:
+            # A __getstate__ may change further objects.
+            while len(pickled) < len(self.changed):
+                waiting = [oid for oid in self.changed if oid not in pickled]
+                pickled.update(waiting)
+                for oid in waiting:
+                    for obj in writer.gen_new_objects(self.changed[oid]):
+                        data, refs = writer.get_state(obj)
+                        assert obj._p_oid is not None
+                        stored.append((obj, pack_record(obj._p_oid, data, refs)))
+        finally:
+            writer.close()
+        return stored
+
+    def _undo_adoptions(self) -> None:
+        for obj in self._adopted:
+            oid = obj._p_oid
+            assert oid is not None
+            del self.cache[oid]
+            obj._p_oid = None
+            obj._p_connection = None
+            self._spare_oids.append(oid)
+        self._adopted.clear()
+
+    def _handle_invalidations(self, oids: list[bytes]) -> None:
+        """Refuse a commit if one of `oids`, which others changed, was used by this transaction."""
+        self._note_stale(oids)
+        if self._conflict is not None:
+            raise WriteConflictError(self._conflict.oids)
+
+    def _note_stale(self, oids: Iterable[bytes]) -> None:
+        """Make ghosts of stale objects; those that this transaction has used are its conflict."""
+        conflicts = []
+        for oid in oids:
+            obj = self.cache.get(oid)
+            if obj is None:
+                continue
+            if obj._p_serial == self.transaction_serial:
+                conflicts.append(oid)
+            elif obj._p_status == SAVED:
+                obj._p_set_status_ghost()
+        if conflicts:
+            # They keep the attributes of the state that this transaction sees until it is aborted.
+            self._stale.update(conflicts)
+            self._conflict = ReadConflictError(sorted(self._stale))
+
+    def _move_to_newest(self) -> None:
+        try:
+            self._stale.update(self._storage.sync())
+        finally:
+            for oid in self._stale:
+                obj = self.cache.get(oid)
+                if obj is not None and obj._p_status == SAVED:
+                    obj._p_set_status_ghost()
+            self._stale.clear()
+            self._conflict = None
+            self._begin_transaction()
+
+    def _begin_transaction(self) -> None:
+        self.transaction_serial += 1
+        self.owner = 0
+        self.cache.shrink(self.transaction_serial)
+
+    def refuse(self) -> None:
+        """Raise what keeps the calling thread from using this connection.
+
+        Raises:
+            ConnectionClosedError: it was closed.
+            ConnectionThreadError: another thread's transaction is open in it.
+        """
+        if self.transaction_serial < 0:
+            raise ConnectionClosedError(
+                "this Connection is closed; its objects can no longer be used: open another and get"
+                " them there"
+            )
+        names = [thread.name for thread in threading.enumerate() if thread.ident == self.owner]
+        raise ConnectionThreadError(
+            f"thread {threading.current_thread().name!r} tried to use a Connection in which thread"
+            f" {names[0] if names else self.owner!r} has an open transaction; give each thread a"
+            " Connection of its own, or commit() or abort() there first"
+        )
+
+    # -- cache, packing, closing --------------------------------------------------------------------
+
+    def get_cache(self) -> Cache:
+        """Give the cache."""
+        return self.cache
+
+    def get_cache_count(self) -> int:
+        """Count the objects in memory, ghosts included."""
+        return len(self.cache)
+
+    def get_cache_size(self) -> int:
+        """Give how many loaded objects are kept when a transaction ends."""
+        return self.cache.size
+
+    def set_cache_size(self, size: int) -> None:
+        """Set how many loaded objects to keep when a transaction ends."""
+        self.cache.size = size
+
+    def shrink_cache(self) -> None:
+        """Make ghosts of the longest unused objects beyond the cache size.
+
+        Those that are unsaved, or used in this transaction, stay.
+        """
+        self.claim()
+        self.cache.shrink(self.transaction_serial)
+
+    def get_load_count(self) -> int:
+        """Count the states that this connection has loaded."""
+        return self._reader.get_load_count()
+
+    def pack(self) -> None:
+        """Abort, then remove from the storage whatever the root does not reach.
+
+        Objects in memory that were removed become ghosts, whose use is a ReadConflictError.
+
+        Raises:
+            NotSupportedError: the storage cannot be packed.
+        """
+        self.abort()
+        self._storage.pack()
+        for obj in self.cache:
+            oid = obj._p_oid
+            assert oid is not None
+            try:
+                self._storage.load(oid)
+            except DurusKeyError:
+                obj._p_set_status_ghost()
+                del self.cache[oid]
+                obj._p_connection = _removed
+
+    def close(self) -> None:
+        """Forget all changes and close the storage. A second call does nothing."""
+        if self.transaction_serial < 0:
+            return
+        self.transaction_serial = -1
+        self.changed.clear()
+        self._storage.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class _Removed(ConnectionBase):
+    """What the objects belong to whose records a pack has removed.
+
+    They can be neither used nor, since they are not the Connection's any more, referred to.
+    """
+
+    __slots__ = ()
+
+    def load_state(self, obj: PersistentObject) -> None:
+        assert obj._p_oid is not None
+        raise ReadConflictError([obj._p_oid])
+
+
+_removed = _Removed(Cache(0))
+
+
+def _as_oid(oid: int | bytes) -> bytes:
+    if isinstance(oid, int):
+        try:
+            return int8_to_str(oid)
+        except StructError:
+            raise InvalidOidError(oid) from None
+    if not isinstance(oid, bytes) or len(oid) != 8:
+        raise InvalidOidError(oid)
+    return oid
+
+
+def gen_every_instance(connection: Connection, *classes: type) -> Iterator[PersistentObject]:
+    """Yield every stored object that is an instance of one of `classes`.
+
+    Source: durus.connection of Durus 4.3. Records of other classes are not loaded, but their classes
+    are imported.
+    """
+    reader = connection.get_reader()
+    for oid, record in connection.get_storage().gen_oid_record():
+        check_proof(record)
+        if issubclass(reader.get_class(unpack_record(record)[1]), classes):
+            yield connection.get(oid)
+
+
+def touch_every_reference(connection: Connection, *words: str) -> None:
+    """Mark as changed every stored object whose class or state mentions one of `words`.
+
+    The commit that follows stores them anew: with new names, after a class was renamed.
+    Source: durus.connection of Durus 4.3.
+    """
+    reader = connection.get_reader()
+    sought = [as_bytes(word) for word in words]
+    for oid, record in connection.get_storage().gen_oid_record():
+        check_proof(record)
+        data = unpack_record(record)[1]
+        if any(word in data or word in reader.get_state_pickle(data) for word in sought):
+            connection.get(oid)._p_note_change()

@@ -1,0 +1,299 @@
+"""Every exception that Durus raises.
+
+Each class joins `DurusError` and the built-in exception that a program written for Durus 4.3 would
+have caught in its place::
+
+    DurusError
+     +-- ConflictError                  commit again after abort(); has .oids
+     |    +-- ReadConflictError         the object's state is newer than this transaction's view
+     |    +-- WriteConflictError        something this transaction read was changed by another commit
+     +-- DurusKeyError (KeyError)       no record is stored under the oid; has .oid
+     +-- ProtocolError                  the peer did not speak the protocol
+     +-- InvalidOidError (ValueError)   an oid that is not eight bytes
+     +-- StorageError
+     |    +-- StorageOpenError (OSError)         the path cannot be opened; has .path
+     |    |    +-- StorageMissingError (FileNotFoundError)
+     |    |    +-- StoragePermissionError (PermissionError)
+     |    |    +-- StorageLockedError (BlockingIOError)
+     |    +-- StorageFormatError (ValueError)    it opens, but it is not what was asked for; has .path
+     |    +-- StorageWriteError (OSError)        a write, sync or rename failed, or failed earlier
+     |    +-- StorageReadOnlyError (OSError)     a write to what was opened read-only
+     |    +-- StorageClosedError (ValueError)    use after close()
+     |    +-- StorageTransactionError (RuntimeError)  store() or end() outside begin() ... end()
+     |    +-- NotSupportedError (NotImplementedError) the storage lacks this optional ability
+     |    +-- CorruptionError (ValueError)       damage; has .path, .offset, .oid as far as known
+     |         +-- CorruptRecordError            one record does not prove itself
+     |         +-- ShortRead (OSError)           a file or peer ended before the bytes it promised
+     +-- BackendError (ValueError)      no installed back-end fits; has .name
+     +-- UnknownClassError (ImportError)        stored data names a class that is not there
+     |    +-- UntrustedClassError       stored data names a class that `trust=` does not allow
+     +-- UnpicklableError (PicklingError, TypeError)  an object or attribute that cannot be stored
+     +-- ForeignObjectError (ValueError)        an object that belongs to another Connection
+     +-- ConnectionStateError (RuntimeError)
+          +-- ConnectionClosedError     use after close()
+          +-- ConnectionThreadError     use by a thread that does not own the transaction
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pickle import PicklingError
+
+__all__ = [
+    "BackendError",
+    "ConflictError",
+    "ConnectionClosedError",
+    "ConnectionStateError",
+    "ConnectionThreadError",
+    "CorruptRecordError",
+    "CorruptionError",
+    "DurusError",
+    "DurusKeyError",
+    "ForeignObjectError",
+    "InvalidOidError",
+    "NotSupportedError",
+    "ProtocolError",
+    "ReadConflictError",
+    "ShortRead",
+    "StorageClosedError",
+    "StorageError",
+    "StorageFormatError",
+    "StorageLockedError",
+    "StorageMissingError",
+    "StorageOpenError",
+    "StoragePermissionError",
+    "StorageReadOnlyError",
+    "StorageTransactionError",
+    "StorageWriteError",
+    "UnknownClassError",
+    "UnpicklableError",
+    "UntrustedClassError",
+    "WriteConflictError",
+]
+
+
+class DurusError(Exception):
+    """The base of everything that Durus raises on purpose."""
+
+
+class ConflictError(DurusError):
+    """Another commit got there first. `abort()` and try again.
+
+    Attributes:
+        oids: the objects in conflict, each 8 bytes; empty when they are not known.
+    """
+
+    def __init__(self, oids: Iterable[bytes] | None = None) -> None:
+        self.oids: list[bytes] = list(oids or ())
+        super().__init__(self.oids)
+
+    def __str__(self) -> str:
+        return (
+            f"{_oids_text(self.oids)} changed in another transaction"
+            " since this one read it; abort() and try again"
+        )
+
+
+class ReadConflictError(ConflictError):
+    """An object was asked for whose stored state is newer than what this transaction sees."""
+
+
+class WriteConflictError(ConflictError):
+    """A commit of changes was refused: what the transaction had read was changed meanwhile."""
+
+
+class DurusKeyError(KeyError, DurusError):
+    """No record is stored under the oid.
+
+    Attributes:
+        oid: the oid that was asked for.
+    """
+
+    def __init__(self, oid: object = None) -> None:
+        super().__init__(oid)
+        self.oid = oid
+
+    def __str__(self) -> str:
+        return f"no record is stored under oid {_oid_text(self.oid)}"
+
+
+class ProtocolError(DurusError):
+    """The peer sent something that the protocol does not allow."""
+
+
+class InvalidOidError(DurusError, ValueError):
+    """An oid that is not eight bytes.
+
+    Attributes:
+        oid: what was given instead.
+    """
+
+    def __init__(self, oid: object) -> None:
+        super().__init__(oid)
+        self.oid = oid
+
+    def __str__(self) -> str:
+        return f"an oid is 8 bytes, got {self.oid!r:.80}"
+
+
+class StorageError(DurusError):
+    """A storage could not do what it was asked to do."""
+
+
+class StorageOpenError(StorageError, OSError):
+    """The path cannot be opened as a storage.
+
+    Attributes:
+        path: the file as it was named by the caller.
+    """
+
+    def __init__(self, message: str, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class StorageMissingError(StorageOpenError, FileNotFoundError):
+    """There is no such file, and the caller did not allow making one."""
+
+
+class StoragePermissionError(StorageOpenError, PermissionError):
+    """The system does not let this process open the file."""
+
+
+class StorageLockedError(StorageOpenError, BlockingIOError):
+    """Another writer has the file open."""
+
+
+class StorageFormatError(StorageError, ValueError):
+    """The file is not a database, or is one of another format.
+
+    Attributes:
+        path: the file as it was named by the caller.
+    """
+
+    def __init__(self, message: str, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class StorageWriteError(StorageError, OSError):
+    """The system refused a write, a sync or a rename, now or earlier; nothing was acknowledged."""
+
+
+class StorageReadOnlyError(StorageError, OSError):
+    """A write to a storage that was opened read-only."""
+
+
+class StorageClosedError(StorageError, ValueError):
+    """The storage was used after `close()`."""
+
+
+class StorageTransactionError(StorageError, RuntimeError):
+    """`store()` or `end()` was called without a `begin()`."""
+
+
+class NotSupportedError(StorageError, NotImplementedError):
+    """The storage does not have this optional ability; its class attributes say which it has."""
+
+
+class CorruptionError(StorageError, ValueError):
+    """Stored data is damaged. Nothing was changed on disk.
+
+    Attributes:
+        path: the damaged file, or None when the damage was found above the storage.
+        offset: bytes from the start of the file to the damage, or None.
+        oid: the object concerned (8 bytes), or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | None = None,
+        offset: int | None = None,
+        oid: bytes | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.path = path
+        self.offset = offset
+        self.oid = oid
+
+
+class CorruptRecordError(CorruptionError):
+    """A record does not prove itself, or is not a record."""
+
+
+class ShortRead(CorruptionError, OSError):
+    """A file or a peer ended before the bytes that were asked for."""
+
+
+class BackendError(DurusError, ValueError):
+    """No installed back-end fits the path or URL, or more than one claims it.
+
+    Attributes:
+        name: the scheme that was looked for, or None.
+    """
+
+    def __init__(self, message: str, name: str | None = None) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class UnknownClassError(DurusError, ImportError):
+    """Stored data names a class that cannot be imported.
+
+    Attributes:
+        class_name: "module.Name" as stored.
+        oid: the object concerned (8 bytes), or None.
+    """
+
+    def __init__(self, message: str, class_name: str = "", oid: bytes | None = None) -> None:
+        super().__init__(message)
+        self.class_name = class_name
+        self.oid = oid
+
+
+class UntrustedClassError(UnknownClassError):
+    """Stored data names a class that the Connection's `trust=` does not allow; it was not imported."""
+
+
+class UnpicklableError(DurusError, PicklingError, TypeError):
+    """Something reachable from a changed object cannot be pickled; nothing was committed.
+
+    Attributes:
+        path: the attribute path from the persistent object to the culprit, such as ".files['a'][0]".
+    """
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class ForeignObjectError(DurusError, ValueError):
+    """An object of one Connection is referenced from an object of another."""
+
+
+class ConnectionStateError(DurusError, RuntimeError):
+    """The Connection cannot be used in this way now."""
+
+
+class ConnectionClosedError(ConnectionStateError):
+    """The Connection was used after `close()`."""
+
+
+class ConnectionThreadError(ConnectionStateError):
+    """A thread used a Connection while another thread's transaction was open in it."""
+
+
+def _oid_text(oid: object) -> str:
+    if isinstance(oid, bytes) and len(oid) == 8:
+        return str(int.from_bytes(oid, "big"))
+    return f"{oid!r:.80}"
+
+
+def _oids_text(oids: list[bytes]) -> str:
+    if not oids:
+        return "an object"
+    shown = ", ".join(_oid_text(oid) for oid in oids[:8])
+    rest = f" and {len(oids) - 8} more" if len(oids) > 8 else ""
+    return f"object{'s' if len(oids) > 1 else ''} {shown}{rest}"

@@ -1,0 +1,184 @@
+"""Persistent objects and their three states.
+
+A *ghost* (GHOST) has an oid and no attributes: the first access loads them. A *saved* object (SAVED)
+is as it is stored. An *unsaved* one (UNSAVED) is new or has changes that the next commit stores::
+
+                  first access                 first change
+        GHOST ------------------> SAVED ------------------> UNSAVED
+          ^                        | ^                         | |
+          |   evicted, or stale    | |         commit          | |
+          +------------------------+ +-------------------------+ |
+          +------------------------------------------------------+
+                                 abort
+
+`_p_*` names, `__class__`, `__repr__` and `__setstate__` load nothing. Every other attribute loads a
+ghost and counts as an access; setting or deleting one counts as a change. What happens inside a plain
+list or dict that an attribute holds is not seen: call `_p_note_change()`, or use the persistent
+containers. Source: the behaviour of durus.persistent in Durus 4.3.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from types import MemberDescriptorType
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING or os.environ.get("DURUS_PURE_PYTHON", "0") not in ("", "0"):
+    from durus import _pure as _hot
+else:
+    try:
+        from durus import _speedups as _hot
+    except ImportError:
+        from durus import _pure as _hot
+
+__all__ = [
+    "GHOST",
+    "SAVED",
+    "UNSAVED",
+    "ComputedAttribute",
+    "ConnectionBase",
+    "Persistent",
+    "PersistentBase",
+    "PersistentObject",
+]
+
+GHOST = _hot.GHOST
+SAVED = _hot.SAVED
+UNSAVED = _hot.UNSAVED
+Cache = _hot.Cache
+ConnectionBase = _hot.ConnectionBase
+PersistentBase = _hot.PersistentBase
+RecordFile = _hot.RecordFile
+ReferenceReader = _hot.ReferenceReader
+ReferenceWriter = _hot.ReferenceWriter
+proof_of = _hot.proof_of
+set_state = _hot.set_state
+
+
+class PersistentObject(PersistentBase):
+    """A persistent object whose state is in `__slots__`, and in `__dict__` where there is one."""
+
+    __slots__ = ()
+
+    def __getstate__(self) -> Any:
+        """Give what is stored: a new dict of the slots that are set and of `__dict__`.
+
+        A subclass may return anything that pickles and that its `__setstate__` takes.
+        """
+        state = dict(getattr(self, "__dict__", ()))
+        for descriptor in _data_slots(type(self)):
+            try:
+                state[_stored_name(descriptor)] = descriptor.__get__(self)
+            except AttributeError:
+                continue  # the slot is not set
+        return state
+
+    def __setstate__(self, state: Any) -> None:
+        """Set the attributes in `state`, a dict as `__getstate__` gives it, or None for none."""
+        if state is not None:
+            set_state(self, state)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._p_format_oid()}>"
+
+    def _p_format_oid(self) -> str:
+        """Give the oid as text, or the address in memory of an object that has none."""
+        oid = self._p_oid
+        return f"@{id(self):x}" if oid is None else str(int.from_bytes(oid, "big"))
+
+    def _p_is_ghost(self) -> bool:
+        return self._p_status == GHOST
+
+    def _p_is_saved(self) -> bool:
+        return self._p_status == SAVED
+
+    def _p_is_unsaved(self) -> bool:
+        return self._p_status == UNSAVED
+
+    def _p_load_state(self) -> None:
+        """Load the attributes of a ghost."""
+        self._p_connection.load_state(self)
+
+    def _p_set_status_ghost(self) -> None:
+        """Drop the attributes; the next access loads them again."""
+        _hot.clear_state(self, _data_slots(type(self)))
+        self._p_status = GHOST
+
+    def _p_set_status_saved(self) -> None:
+        """Say that the object is as it is stored."""
+        self._p_status = SAVED
+
+    def _p_set_status_unsaved(self) -> None:
+        """Say that the object has changes to commit."""
+        if self._p_status == GHOST:
+            self._p_load_state()
+        if self._p_connection is not None:
+            self._p_connection.note_change(self)
+        self._p_status = UNSAVED
+
+    def _p_gen_data_slots(self) -> Iterator[str]:
+        """Yield the names of the slots that hold state."""
+        for descriptor in _data_slots(type(self)):
+            yield _stored_name(descriptor)
+
+
+class Persistent(PersistentObject):
+    """The usual base of an application's classes: ordinary attributes, all of them stored."""
+
+    __slots__ = ("__dict__",)
+
+
+class ComputedAttribute(PersistentObject):
+    """A value that is computed when it is asked for, kept in memory, and never stored.
+
+    `invalidate()` makes every Connection compute it anew after the next commit.
+    """
+
+    __slots__ = ("value",)
+
+    def __getstate__(self) -> None:
+        return None
+
+    def _p_load_state(self) -> None:
+        """Become saved without a value: nothing of it is stored."""
+        self._p_set_status_saved()
+
+    def invalidate(self) -> None:
+        """Forget the value, here at once and in other Connections when this is committed."""
+        self._p_note_change()
+        if hasattr(self, "value"):
+            del self.value
+
+    def get(self, compute: Callable[[], Any]) -> Any:
+        """Give the value, calling `compute` (without arguments) if it is not known."""
+        try:
+            return self.value
+        except AttributeError:
+            value = compute()
+        # Through the descriptor: keeping a computed value is not a change to store.
+        ComputedAttribute.__dict__["value"].__set__(self, value)
+        return value
+
+
+_slots_of_class: WeakKeyDictionary[type, tuple[MemberDescriptorType, ...]] = WeakKeyDictionary()
+
+
+def _data_slots(cls: type) -> tuple[MemberDescriptorType, ...]:
+    """Give the descriptors of the slots that hold state, base classes first."""
+    try:
+        return _slots_of_class[cls]
+    except KeyError:
+        found = tuple(
+            value
+            for base in reversed(cls.__mro__)
+            for name, value in base.__dict__.items()
+            if type(value) is MemberDescriptorType and name[:3] != "_p_"
+        )
+        _slots_of_class[cls] = found
+        return found
+
+
+def _stored_name(descriptor: MemberDescriptorType) -> str:
+    return descriptor.__name__

@@ -1,0 +1,521 @@
+"""The object record: what a storage keeps for each object.
+
+::
+
+    record      oid        8 bytes; the root is 0
+                length     u32, of data
+                data       class, state and proof
+                refs       the oids (8 bytes each) of the persistent objects that the state refers
+                           to, sorted, the object itself left out
+    data        class      a pickle of the class
+                state      a pickle of what `__getstate__` gave, zlib-compressed or not: its first
+                           byte is 0x78 or 0x80
+                proof      u32, the CRC-32 of oid, class, state and refs, in this order
+
+All integers are unsigned and big-endian. Inside the state a reference to a persistent object is a
+persistent id `(oid, class)`.
+
+The class that we write is `80 04 63 module 0a name 0a 2e`: PROTO 4, GLOBAL, STOP. No standard pickler
+makes this form, so its first three bytes say that a proof ends `data`. Durus 4.3 writes `80 02 63
+module 0a name 0a 71 00 2e` and no proof; it ignores what stands after the end of a state, so it reads
+our records. It and we let class and state share one memo: in a record of 4.3 the state may refer to
+the class as memo entry 0. Any form of pickle is read. Bytes that follow the state of a record which
+does not promise a proof are damage.
+
+Example: a `durus.persistent.Persistent` with oid 1 and `x = 2`::
+
+    00 00 00 00 00 00 00 01                                                       oid
+    00 00 00 33                                                                   length 51
+    80 04 63 64 75 72 75 73 2e 70 65 72 73 69 73 74 65 6e 74 0a                   class
+    50 65 72 73 69 73 74 65 6e 74 0a 2e
+    80 04 7d 94 8c 01 78 94 4b 02 73 2e                                           state {"x": 2}
+    PROOF
+                                                                                  no refs
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from io import BytesIO
+from pickle import PicklingError, Pickler, Unpickler, UnpicklingError, dumps
+from struct import Struct
+from typing import Any
+
+from durus.broken import BrokenInstance, BrokenObject
+from durus.class_finder import ClassFinder
+from durus.error import CorruptRecordError, UnpicklableError
+from durus.persistent import (
+    GHOST,
+    ConnectionBase,
+    PersistentBase,
+    PersistentObject,
+    RecordFile,
+    ReferenceReader,
+    ReferenceWriter,
+    proof_of,
+)
+
+__all__ = [
+    "PICKLE_PROTOCOL",
+    "ROOT_OID",
+    "ObjectReader",
+    "ObjectWriter",
+    "WritableConnection",
+    "check_proof",
+    "class_pickle",
+    "extract_class_name",
+    "extract_class_path",
+    "pack_record",
+    "seal",
+    "split_oids",
+    "unpack_record",
+]
+
+ROOT_OID = b"\0" * 8
+PICKLE_PROTOCOL = 4
+
+_HEADER = Struct(">8sL")
+_PROOF = Struct(">L")
+
+# PROTO 4, GLOBAL: how the data of a record begins that ends with a proof.
+_PROVEN_START = b"\x80\x04c"
+_COMPRESSED_START_BYTE = 0x78
+
+# Measured on the states of small objects, documents of 2 KiB and BTree nodes: below this, zlib takes
+# longer than the rest of a commit and saves next to nothing; above it only references repay it.
+_COMPRESSION_MINIMUM_BYTES = 4096
+_COMPRESSION_PROBE_BYTES = 32768
+
+_FRAME_START = b"\x80\x04\x95"
+_FRAME_LENGTH = Struct("<Q")
+
+# What a damaged pickle makes the unpickler raise; other exceptions come from the classes it names.
+_DAMAGE = (UnpicklingError, EOFError, IndexError, UnicodeDecodeError, OverflowError, zlib.error)
+
+
+def pack_record(oid: bytes, data: bytes, refs: bytes) -> bytes:
+    """Join the parts of a record.
+
+    Args:
+        oid: 8 bytes.
+        data: class and state, and a proof if it was sealed.
+        refs: the oids that the state refers to, sorted and joined.
+    """
+    return b"".join((oid, _PROOF.pack(len(data)), data, refs))
+
+
+def unpack_record(record: bytes) -> tuple[bytes, bytes, bytes]:
+    """Take a record apart.
+
+    Returns:
+        oid, data and refs, as in `pack_record`.
+
+    Raises:
+        CorruptRecordError: the lengths do not fit.
+    """
+    if len(record) < 12:
+        raise CorruptRecordError(
+            f"tried to read a record, found {len(record)} bytes; the shortest has 12"
+        )
+    oid, length_bytes = _HEADER.unpack_from(record)
+    end = 12 + length_bytes
+    if end > len(record) or (len(record) - end) % 8:
+        raise CorruptRecordError(
+            f"tried to read the record of oid {int.from_bytes(oid, 'big')}, found {len(record)} bytes"
+            f" where its data alone claims {length_bytes} and references take 8 each",
+            oid=oid,
+        )
+    return oid, record[12:end], record[end:]
+
+
+def split_oids(s: bytes) -> list[bytes]:
+    """Cut joined oids into a list of 8 bytes each.
+
+    Raises:
+        CorruptRecordError: the length is not a multiple of 8.
+    """
+    if len(s) % 8:
+        raise CorruptRecordError(f"tried to split oids of 8 bytes each, found {len(s)} bytes")
+    return [s[i : i + 8] for i in range(0, len(s), 8)]
+
+
+def extract_class_name(record: bytes) -> bytes:
+    """Give the name of a record's class, without the module. Nothing is imported.
+
+    Source: durus.serialize of Durus 4.3, which gives `b"?"` where it finds none.
+    """
+    return _split_class(record)[1]
+
+
+def extract_class_path(record: bytes) -> str:
+    """Give "module.Name" of a record's class, "?" where there is none. Nothing is imported."""
+    module, name = _split_class(record)
+    return f"{module.decode('utf-8', 'replace')}.{name.decode('utf-8', 'replace')}" if module else "?"
+
+
+def _split_class(record: bytes) -> tuple[bytes, bytes]:
+    parts = record[12:].split(b"\n", 2)
+    if len(parts) < 3 or parts[0][:1] != b"\x80" or parts[0][2:3] != b"c":
+        return b"", b"?"
+    return parts[0][3:], parts[1]
+
+
+def seal(oid: bytes, body: bytes, refs: bytes) -> bytes:
+    """Give the data of a record: `body` and its proof.
+
+    Args:
+        oid: 8 bytes.
+        body: class and state; the class in the form that promises a proof.
+        refs: the oids that the state refers to, sorted and joined.
+    """
+    return body + _PROOF.pack(proof_of(oid, body, refs))
+
+
+def check_proof(record: bytes, path: str | None = None) -> bool:
+    """Tell whether a record proves itself.
+
+    Args:
+        record: the record.
+        path: where it came from, for the error.
+
+    Returns:
+        True if its proof is right, False if it is a record (of Durus 4.3) that carries none.
+
+    Raises:
+        CorruptRecordError: the record is malformed, or its proof is wrong.
+    """
+    oid, data, refs = unpack_record(record)
+    if data[:3] != _PROVEN_START:
+        return False
+    body = data[:-4]
+    if data[-4:] != _PROOF.pack(proof_of(oid, body, refs)):
+        where = f" from {path}" if path else ""
+        raise CorruptRecordError(
+            f"the record of oid {int.from_bytes(oid, 'big')}{where} does not prove itself: its CRC-32"
+            " is wrong; restore it from a backup",
+            path=path,
+            oid=oid,
+        )
+    return True
+
+
+class ObjectWriter:
+    """Makes the records of one commit, with one pickler.
+
+    The connection gives a new oid to each new object that a state refers to; `gen_new_objects`
+    yields it so that it is stored as well.
+    """
+
+    def __init__(self, connection: WritableConnection) -> None:
+        self._connection = connection
+        self._new_objects: list[PersistentObject] = []
+        self._chunks = _Chunks()
+        self._references = ReferenceWriter(connection, self._adopt)
+        self._pickler = connection.make_pickler(self._chunks, PICKLE_PROTOCOL)
+        self._pickler.persistent_id = self._references  # type: ignore[method-assign]  # as documented
+
+    def gen_new_objects(self, obj: PersistentObject) -> Iterator[PersistentObject]:
+        """Yield `obj`, then each new object that the states taken meanwhile refer to."""
+        self._new_objects.append(obj)
+        while self._new_objects:
+            yield self._new_objects.pop()
+
+    def get_state(self, obj: PersistentObject) -> tuple[bytes, bytes]:
+        """Pickle an object that has an oid.
+
+        Returns:
+            data (sealed) and refs, for `pack_record`.
+
+        Raises:
+            UnpicklableError: the state holds something that cannot be pickled.
+            ForeignObjectError: the state refers to an object of another Connection.
+        """
+        oid = obj._p_oid
+        assert oid is not None
+        if isinstance(obj, BrokenObject):
+            return obj.stored_data, obj.stored_refs
+        self._references.begin(oid)
+        body = class_pickle(type(obj)) + _shrink(self._pickle(obj, obj.__getstate__()))
+        refs = self._references.get_refs()
+        return seal(oid, body, refs), refs
+
+    def close(self) -> None:
+        """Break the cycle between the pickler and this writer."""
+        del self._pickler, self._references
+
+    def _pickle(self, obj: PersistentObject, state: object) -> bytes:
+        chunks = self._chunks
+        chunks.clear()
+        try:
+            self._pickler.dump(state)
+        except (PicklingError, TypeError, AttributeError, RecursionError) as error:
+            raise _explain_unpicklable(obj, state, error) from error
+        finally:
+            self._pickler.clear_memo()
+        return _without_frame(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+
+    def _adopt(self, obj: PersistentObject) -> bytes:
+        oid = self._connection.adopt(obj)
+        self._new_objects.append(obj)
+        return oid
+
+
+class WritableConnection(ConnectionBase):
+    """What an ObjectWriter asks of a Connection."""
+
+    __slots__ = ()
+
+    def adopt(self, obj: PersistentObject) -> bytes:
+        """Give a new object an oid and this connection."""
+        raise NotImplementedError
+
+    def make_pickler(self, file: _Chunks, protocol: int) -> Pickler:
+        """Give the pickler of one commit."""
+        return Pickler(file, protocol)
+
+
+class _Chunks(list[bytes]):
+    """A file for a pickler, which writes a state in one piece unless it holds very large bytes."""
+
+    write = list.append
+
+
+@lru_cache(maxsize=4096)
+def class_pickle(klass: type) -> bytes:
+    """Give the pickle of a class in the form that promises a proof.
+
+    Raises:
+        UnpicklableError: the class is not found under its name, so it could not be loaded again.
+    """
+    module, name = klass.__module__, klass.__qualname__
+    if not issubclass(klass, BrokenObject):
+        try:
+            dumps(klass, PICKLE_PROTOCOL)
+        except (PicklingError, AttributeError) as error:
+            raise UnpicklableError(
+                f"cannot store a {module}.{name}: the class is not found under this name;"
+                " define it at the top level of an importable module"
+            ) from error
+    return b"%b%b\n%b\n." % (_PROVEN_START, module.encode(), name.encode())
+
+
+def _without_frame(pickled: bytes) -> bytes:
+    """Take out the frame opcode, 9 bytes that only help readers of unbuffered files."""
+    if pickled[:3] == _FRAME_START and _FRAME_LENGTH.unpack_from(pickled, 3)[0] == len(pickled) - 11:
+        return pickled[:2] + pickled[11:]
+    return pickled
+
+
+def _shrink(state: bytes) -> bytes:
+    """Compress a pickled state if that pays."""
+    if len(state) < _COMPRESSION_MINIMUM_BYTES:
+        return state
+    probe = state[:_COMPRESSION_PROBE_BYTES]
+    compressed = zlib.compress(probe)
+    if len(compressed) > 0.9 * len(probe):
+        return state
+    return compressed if len(probe) == len(state) else zlib.compress(state)
+
+
+def _explain_unpicklable(
+    obj: PersistentObject, state: object, error: Exception
+) -> UnpicklableError:
+    path, culprit = _find_unpicklable(state)
+    return UnpicklableError(
+        f"cannot store {obj!r}: {type(obj).__qualname__}{path} is a"
+        f" {type(culprit).__module__}.{type(culprit).__qualname__}, which cannot be pickled ({error});"
+        " leave it out in __getstate__, or keep what it was made from",
+        path,
+    )
+
+
+def _find_unpicklable(value: object) -> tuple[str, object]:
+    """Give the path to the innermost part of a state that cannot be pickled, and the part."""
+    path = ""
+    seen: set[int] = set()
+    while id(value) not in seen:
+        seen.add(id(value))
+        for step, part in _parts(value, is_state=not path):
+            if not _can_pickle(part):
+                path, value = path + step, part
+                break
+    return path, value
+
+
+def _parts(value: object, is_state: bool) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield "" if is_state else f" key {key!r:.40}", key
+            yield f".{key}" if is_state else f"[{key!r:.40}]", part
+    elif isinstance(value, (list, tuple)):
+        for index, part in enumerate(value):
+            yield f"[{index}]", part
+    elif isinstance(value, (set, frozenset)):
+        for part in value:
+            yield f" member {part!r:.40}", part
+    else:
+        for name, part in getattr(value, "__dict__", {}).items():
+            yield f".{name}", part
+
+
+def _can_pickle(value: object) -> bool:
+    pickler = Pickler(_Chunks(), PICKLE_PROTOCOL)
+    pickler.persistent_id = lambda obj: isinstance(obj, PersistentBase) or None  # type: ignore[method-assign]
+    try:
+        pickler.dump(value)
+    except Exception:  # noqa: BLE001 - whatever it is, this part is a culprit
+        return False
+    return True
+
+
+class ObjectReader:
+    """Makes objects and states from records, for one Connection."""
+
+    def __init__(self, connection: ConnectionBase, find_class: ClassFinder | None = None) -> None:
+        """Args:
+        connection: whose objects the references in a state become.
+        find_class: which classes stored data may name; without one, all that can be imported.
+        """
+        self._find_class = find_class or ClassFinder()
+        self._find_object: Callable[[Any], PersistentBase] = ReferenceReader(connection)
+        if self._find_class.broken_objects:
+            self._find_object = partial(_find_broken_object, self._find_object)
+        self._idle: list[_StateUnpickler] = []
+        self._load_count = 0
+
+    def get_load_count(self) -> int:
+        """Count the states that were read."""
+        return self._load_count
+
+    def get_class(self, data: bytes) -> type[PersistentBase]:
+        """Give the class that a record's data begins with.
+
+        Raises:
+            UnknownClassError: it cannot be imported, or is not trusted.
+            CorruptRecordError: there is none, or it is not persistent.
+        """
+        try:
+            start = _find_state(data)
+            if start:
+                module, name = data[3 : start - 2].decode().split("\n")
+                klass = self._find_class(module, name)
+            else:
+                klass = self._make_unpickler(BytesIO(data)).load()
+        except _DAMAGE as error:
+            raise CorruptRecordError(f"a record does not begin with its class: {error}") from error
+        if isinstance(klass, type) and issubclass(klass, BrokenInstance):
+            klass = klass.persistent_class
+        if not isinstance(klass, type) or not issubclass(klass, PersistentBase):
+            raise CorruptRecordError(f"a record is of {klass!r:.80}, which is not a persistent class")
+        return klass
+
+    def get_ghost(self, data: bytes) -> PersistentBase:
+        """Give a new ghost of the class that a record's data begins with; it has no oid yet."""
+        ghost = PersistentBase.__new__(self.get_class(data))
+        ghost._p_status = GHOST
+        return ghost
+
+    def get_state(self, data: bytes, load: bool = True) -> Any:
+        """Give the state in a record's data; with `load=False` its pickle, decompressed.
+
+        Raises:
+            CorruptRecordError: the data is damaged.
+            UnknownClassError: the state names a class that cannot be imported, or is not trusted.
+        """
+        if not load:
+            return self.get_state_pickle(data)
+        self._load_count += 1
+        start = _find_state(data)
+        try:
+            return self._read_proven(data, start) if start else self._read_unproven(data)
+        except _DAMAGE as error:
+            raise CorruptRecordError(f"a record's state is damaged: {error!r}") from error
+
+    def get_state_pickle(self, data: bytes) -> bytes:
+        """Give the pickle of the state, decompressed.
+
+        Raises:
+            CorruptRecordError: the data is damaged.
+        """
+        start = _find_state(data)
+        end = len(data) - _PROOF.size
+        try:
+            if not start:
+                file = BytesIO(data)
+                self._make_unpickler(file).load()
+                start, end = file.tell(), len(data)
+            if data[start] == _COMPRESSED_START_BYTE:
+                return _decompress(data, start, end)
+            return data[start:end]
+        except _DAMAGE as error:
+            raise CorruptRecordError(f"a record's state is damaged: {error!r}") from error
+
+    def _read_proven(self, data: bytes, start: int) -> Any:
+        end = len(data) - _PROOF.size
+        if data[start] == _COMPRESSED_START_BYTE:
+            data, start = _decompress(data, start, end), 0
+            end = len(data)
+        # Taken for the time of the load: a state may load another object while it is loaded itself.
+        unpickler = self._idle.pop() if self._idle else self._make_unpickler(RecordFile())
+        unpickler.file.open(data, start, end)
+        state = unpickler.load()
+        # One that failed is not put back: it may have read ahead.
+        unpickler.memo = _EMPTY_MEMO
+        self._idle.append(unpickler)
+        return state
+
+    def _read_unproven(self, data: bytes) -> Any:
+        file = BytesIO(data)
+        unpickler = self._make_unpickler(file)
+        unpickler.load()
+        start = file.tell()
+        if data[start] == _COMPRESSED_START_BYTE:
+            file.truncate(start)
+            file.write(_decompress(data, start, len(data)))
+            file.seek(start)
+        state = unpickler.load()
+        if file.read(1):
+            raise UnpicklingError("bytes follow the state, and no proof was promised")
+        return state
+
+    def _make_unpickler(self, file: BytesIO) -> _StateUnpickler:
+        unpickler = _StateUnpickler(file)
+        unpickler.file = file
+        unpickler.find_class = self._find_class
+        unpickler.persistent_load = self._find_object
+        return unpickler
+
+
+class _StateUnpickler(Unpickler):
+    """An unpickler with the file that it reads from, and with a `find_class` of its own."""
+
+    file: Any  # a BytesIO or a RecordFile
+
+
+_EMPTY_MEMO: dict[int, Any] = {}
+
+
+def _find_broken_object(find_object: Callable[[Any], PersistentBase], reference: Any) -> Any:
+    oid, klass = reference
+    return find_object((oid, getattr(klass, "persistent_class", klass)))
+
+
+def _find_state(data: bytes) -> int:
+    """Give where the state starts in data that promises a proof, 0 for other data."""
+    if data[:3] != _PROVEN_START:
+        return 0
+    name = data.find(b"\n") + 1
+    end = data.find(b"\n", name) + 1 if name else 0
+    if not end:
+        raise UnpicklingError("the class has no end")
+    return end + 1
+
+
+def _decompress(data: bytes, start: int, end: int) -> bytes:
+    decompressor = zlib.decompressobj()
+    state = decompressor.decompress(data[start:end])
+    if not decompressor.eof or decompressor.unused_data:
+        raise UnpicklingError("the compressed state does not end where it should")
+    return state

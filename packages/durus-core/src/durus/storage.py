@@ -1,0 +1,371 @@
+"""The storage contract, the storage in memory, and walks over all records.
+
+A storage keeps records (see `durus.serialize` for their form) under oids and replaces them in
+transactions. It never looks into a record further than its oid and its references.
+`durus.testing.StorageTests` is this contract as tests.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import ClassVar, Self
+
+from durus.error import (
+    CorruptRecordError,
+    DurusKeyError,
+    InvalidOidError,
+    NotSupportedError,
+    StorageClosedError,
+    StorageTransactionError,
+)
+from durus.serialize import ROOT_OID, extract_class_name, split_oids, unpack_record
+from durus.utils import int8_to_str
+
+__all__ = [
+    "MemoryStorage",
+    "Storage",
+    "check_oid",
+    "check_record",
+    "gen_oid_class",
+    "gen_referring_oid_record",
+    "get_census",
+    "get_reference_index",
+]
+
+
+class Storage(ABC):
+    """Records by oid, replaced in transactions, for one caller at a time.
+
+    An oid is 8 bytes, big-endian. A record is bytes: oid, length, data, references. A transaction is
+    `begin()`, `store()` for each record, `end()`. Unless a back-end says otherwise, one thread at a
+    time may call, and after `close()` every call raises `StorageClosedError`.
+
+    Attributes:
+        can_pack: `pack()` and `get_packer()` remove unreachable records. Where false, both raise
+            `NotSupportedError`.
+        can_share: `new_session()` gives further sessions over the same data. Where false, it raises
+            `NotSupportedError`, and `durus.sessions` can share the storage instead.
+        can_open_readonly: the class takes `readonly=True`; a storage opened so refuses every write
+            with `StorageReadOnlyError`.
+        is_persistent: what `end()` acknowledged is there when the same place is opened again.
+    """
+
+    can_pack: ClassVar[bool] = False
+    can_share: ClassVar[bool] = False
+    can_open_readonly: ClassVar[bool] = False
+    is_persistent: ClassVar[bool] = True
+
+    @classmethod
+    def has_format(cls, path: str) -> bool:
+        """Tell by its first bytes whether an existing, non-empty file is one that this class opens.
+
+        `durus.backends` asks it to judge a bare path, and takes a class that overrides it for one
+        whose first argument is a path. The default is for storages that are not files.
+        """
+        return False
+
+    @abstractmethod
+    def load(self, oid: bytes) -> bytes:
+        """Give the committed record of `oid`; what is stored but not ended is not seen.
+
+        Raises:
+            DurusKeyError: no record is stored under `oid`.
+            InvalidOidError: `oid` is not 8 bytes.
+            CorruptionError: the record is there and damaged.
+        """
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Begin a transaction, and forget one that was begun and not ended.
+
+        Raises:
+            StorageReadOnlyError: the storage was opened read-only.
+            StorageWriteError: an earlier failure left the storage unable to keep a promise.
+        """
+
+    @abstractmethod
+    def store(self, oid: bytes, record: bytes) -> None:
+        """Add a record to the transaction; a later one for the same oid replaces it.
+
+        Raises:
+            StorageTransactionError: there was no `begin()`.
+            InvalidOidError: `oid` is not 8 bytes.
+            CorruptRecordError: `record` is not a record of `oid`.
+        """
+
+    @abstractmethod
+    def end(self, handle_invalidations: Callable[[list[bytes]], None] | None = None) -> None:
+        """Commit the transaction. When it returns, the transaction survives the loss of power.
+
+        All of the transaction is kept, or on any error nothing of it: then the transaction is
+        forgotten, what was committed before stays, and the storage works on or refuses further
+        writes with `StorageWriteError`.
+
+        Args:
+            handle_invalidations: called before anything is written, with the oids that the next
+                `sync()` would have returned, if there are any. What it raises (usually
+                ConflictError) passes through and nothing is committed.
+
+        Raises:
+            StorageTransactionError: there was no `begin()`.
+            StorageWriteError: the system refused; nothing is acknowledged.
+            ConflictError: another session changed what this transaction read or stores.
+        """
+
+    @abstractmethod
+    def sync(self) -> list[bytes]:
+        """Move to the newest committed state.
+
+        Returns:
+            The oids whose records other sessions changed, or a pack removed, and that neither an
+            earlier `sync()` returned nor an `end()` told its handler; each once.
+        """
+
+    @abstractmethod
+    def new_oid(self) -> bytes:
+        """Give an oid that is not stored, not pending and was not given before in this opening.
+
+        Raises:
+            StorageReadOnlyError: the storage was opened read-only.
+        """
+
+    def bulk_load(self, oids: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the record of each oid, in order. The default loads one by one.
+
+        Raises:
+            DurusKeyError: on reaching an oid that is not stored.
+        """
+        for oid in oids:
+            yield self.load(oid)
+
+    def gen_oid_record(
+        self, start_oid: bytes | None = None, batch_size: int = 100
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (oid, record) of what is reachable from `start_oid`, each object once.
+
+        Args:
+            start_oid: where to begin. Without one, a storage that can list its records yields all of
+                them, garbage included; the default begins at the root, if there is one.
+            batch_size: how many records to ask `bulk_load` for at once.
+
+        The default remembers every oid that it has seen: some 100 bytes of memory an object.
+
+        Raises:
+            DurusKeyError: on reaching an oid that is not stored.
+        """
+        if start_oid is None and not _has_record(self, ROOT_OID):
+            return
+        first = ROOT_OID if start_oid is None else start_oid
+        seen = {first}
+        waiting = deque([first])
+        while waiting:
+            batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
+            for oid, record in zip(batch, self.bulk_load(batch), strict=True):
+                for referred in split_oids(unpack_record(record)[2]):
+                    if referred not in seen:
+                        seen.add(referred)
+                        waiting.append(referred)
+                yield oid, record
+
+    def new_session(self) -> Storage:
+        """Give one more independent session over the same data, for another thread or client.
+
+        Raises:
+            NotSupportedError: `can_share` is false.
+        """
+        raise NotSupportedError(f"{type(self).__name__} serves one caller: it has no sessions")
+
+    def get_packer(self) -> Iterator[object]:
+        """Give an iterator that packs in small steps, one a `next()`; commits may go on between.
+
+        What is committed between two steps stays. If it refers to garbage, then either its `end()`
+        is told that the garbage is gone, or the garbage stays. An iterator that is dropped before its
+        end leaves everything that the root reaches as it was.
+
+        Raises:
+            NotSupportedError: `can_pack` is false.
+            StorageReadOnlyError: the storage was opened read-only.
+        """
+        raise NotSupportedError(f"{type(self).__name__} cannot be packed")
+
+    def pack(self) -> None:
+        """Remove every record that the root does not reach. Without a root, remove nothing.
+
+        Raises:
+            NotSupportedError: `can_pack` is false.
+            StorageReadOnlyError: the storage was opened read-only.
+        """
+        for _ in self.get_packer():
+            pass
+
+    def close(self) -> None:
+        """Give back what the storage holds. A second call does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class MemoryStorage(Storage):
+    """Records in a dictionary, gone with the process. For tests and for caches."""
+
+    can_pack = True
+    is_persistent = False
+
+    def __init__(self) -> None:
+        self._records: dict[bytes, bytes] | None = {}
+        self._pending: dict[bytes, bytes] | None = None
+        self._removed: set[bytes] = set()
+        self._next_oid_int = 0
+
+    def load(self, oid: bytes) -> bytes:
+        check_oid(oid)
+        try:
+            return self._open_records()[oid]
+        except KeyError:
+            raise DurusKeyError(oid) from None
+
+    def begin(self) -> None:
+        self._open_records()
+        self._pending = {}
+
+    def store(self, oid: bytes, record: bytes) -> None:
+        self._open_records()
+        pending = self._pending
+        if pending is None:
+            raise StorageTransactionError("store() needs a begin() first")
+        check_record(oid, record)
+        pending[bytes(oid)] = bytes(record)
+
+    def end(self, handle_invalidations: Callable[[list[bytes]], None] | None = None) -> None:
+        records = self._open_records()
+        pending, self._pending = self._pending, None
+        if pending is None:
+            raise StorageTransactionError("end() needs a begin() first")
+        if self._removed and handle_invalidations is not None:
+            handle_invalidations(list(self._removed))
+            self._removed.clear()
+        records.update(pending)
+
+    def sync(self) -> list[bytes]:
+        self._open_records()
+        removed, self._removed = self._removed, set()
+        return list(removed)
+
+    def new_oid(self) -> bytes:
+        # Counting up past what is stored, not from the highest stored oid: that may be the last.
+        records = self._open_records()
+        pending = self._pending or {}
+        while True:
+            oid = int8_to_str(self._next_oid_int)
+            self._next_oid_int += 1
+            if oid not in records and oid not in pending:
+                return oid
+
+    def gen_oid_record(
+        self, start_oid: bytes | None = None, batch_size: int = 100
+    ) -> Iterator[tuple[bytes, bytes]]:
+        if start_oid is not None:
+            yield from super().gen_oid_record(start_oid, batch_size)
+            return
+        yield from list(self._open_records().items())
+
+    def get_packer(self) -> Iterator[object]:
+        """Pack in one step: a dictionary of records in memory is walked at once."""
+        records = self._open_records()
+        if ROOT_OID not in records:
+            return
+        reachable = {oid for oid, _ in self.gen_oid_record(ROOT_OID)}
+        garbage = records.keys() - reachable
+        for oid in garbage:
+            del records[oid]
+        self._removed |= garbage
+        yield len(reachable)
+
+    def close(self) -> None:
+        self._records = None
+        self._pending = None
+
+    def _open_records(self) -> dict[bytes, bytes]:
+        if self._records is None:
+            raise StorageClosedError("this MemoryStorage is closed; make another")
+        return self._records
+
+
+def _has_record(storage: Storage, oid: bytes) -> bool:
+    try:
+        storage.load(oid)
+    except DurusKeyError:
+        return False
+    return True
+
+
+def check_oid(oid: bytes) -> None:
+    """Refuse what is not an oid.
+
+    Raises:
+        InvalidOidError: `oid` is not 8 bytes.
+    """
+    if not isinstance(oid, bytes) or len(oid) != 8:
+        raise InvalidOidError(oid)
+
+
+def check_record(oid: bytes, record: bytes) -> None:
+    """Refuse a record that no storage should keep.
+
+    Raises:
+        InvalidOidError: `oid` is not 8 bytes.
+        CorruptRecordError: `record` is malformed, or is the record of another oid.
+    """
+    check_oid(oid)
+    found = unpack_record(record)[0]
+    if found != oid:
+        raise CorruptRecordError(
+            f"tried to store a record under oid {int.from_bytes(oid, 'big')}, but it says that it is"
+            f" the record of oid {int.from_bytes(found, 'big')}",
+            oid=oid,
+        )
+
+
+def gen_oid_class(storage: Storage, *classes: str | bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (oid, class name) of all records, or of those whose class name is one of `classes`.
+
+    Source: durus.storage of Durus 4.3, where the names are those of `extract_class_name`: without
+    the module. Nothing is imported.
+    """
+    wanted = {name.encode() if isinstance(name, str) else name for name in classes}
+    for oid, record in storage.gen_oid_record():
+        class_name = extract_class_name(record)
+        if not wanted or class_name in wanted:
+            yield oid, class_name
+
+
+def get_census(storage: Storage) -> dict[bytes, int]:
+    """Count the records of each class name."""
+    census: dict[bytes, int] = {}
+    for _, class_name in gen_oid_class(storage):
+        census[class_name] = census.get(class_name, 0) + 1
+    return census
+
+
+def get_reference_index(storage: Storage) -> dict[bytes, list[bytes]]:
+    """Give the oids that refer to each oid. Takes memory in proportion to the references."""
+    index: dict[bytes, list[bytes]] = {}
+    for oid, record in storage.gen_oid_record():
+        for referred in split_oids(unpack_record(record)[2]):
+            index.setdefault(referred, []).append(oid)
+    return index
+
+
+def gen_referring_oid_record(
+    storage: Storage, referred_oid: bytes
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (oid, record) of every record that refers to `referred_oid`."""
+    check_oid(referred_oid)
+    for oid, record in storage.gen_oid_record():
+        if referred_oid in split_oids(unpack_record(record)[2]):
+            yield oid, record
