@@ -180,11 +180,12 @@ def open_file(path: str, *, readonly: bool, create: bool = False) -> File:
     if create:
         flags |= os.O_CREAT
     try:
-        _refuse_irregular(path, os.stat(path).st_mode)
+        mode = os.stat(path).st_mode
     except FileNotFoundError:
-        pass
+        mode = stat.S_IFREG
     except (OSError, ValueError) as error:
         _refuse(path, error, readonly=readonly)
+    _refuse_irregular(path, mode)
     try:
         fd = os.open(path, flags, 0o666)
     except (OSError, ValueError) as error:
@@ -215,11 +216,6 @@ def lock_file(path: str, *, create: bool = False) -> File:
                 raise StorageLockedError(_locked_text(path, file.identity()), path)
             if file_identity(path) == file.identity():
                 return file
-        except OSError as error:
-            file.close()
-            if isinstance(error, StorageOpenError):
-                raise
-            _refuse(path, error, readonly=False)
         except BaseException:
             file.close()
             raise
