@@ -6,7 +6,7 @@ have caught in its place::
     DurusError
      +-- ConflictError                  commit again after abort(); has .oids
      |    +-- ReadConflictError         the object's state is newer than this transaction's view
-     |    +-- WriteConflictError        something this transaction read was changed by another commit
+     |    +-- WriteConflictError        what this transaction read was changed by another commit
      +-- DurusKeyError (KeyError)       no record is stored under the oid; has .oid
      +-- ProtocolError                  the peer did not speak the protocol
      +-- InvalidOidError (ValueError)   an oid that is not eight bytes
@@ -15,7 +15,7 @@ have caught in its place::
      |    |    +-- StorageMissingError (FileNotFoundError)
      |    |    +-- StoragePermissionError (PermissionError)
      |    |    +-- StorageLockedError (BlockingIOError)
-     |    +-- StorageFormatError (ValueError)    it opens, but it is not what was asked for; has .path
+     |    +-- StorageFormatError (ValueError)    it opens, but is not what was asked for; has .path
      |    +-- StorageWriteError (OSError)        a write, sync or rename failed, or failed earlier
      |    +-- StorageReadOnlyError (OSError)     a write to what was opened read-only
      |    +-- StorageClosedError (ValueError)    use after close()
@@ -254,14 +254,14 @@ class UnknownClassError(DurusError, ImportError):
 
 
 class UntrustedClassError(UnknownClassError):
-    """Stored data names a class that the Connection's `trust=` does not allow; it was not imported."""
+    """Stored data names a class that the Connection's `trust=` does not allow; none was imported."""
 
 
 class UnpicklableError(DurusError, PicklingError, TypeError):
     """Something reachable from a changed object cannot be pickled; nothing was committed.
 
     Attributes:
-        path: the attribute path from the persistent object to the culprit, such as ".files['a'][0]".
+        path: the attributes from the persistent object to the culprit, such as ".files['a'][0]".
     """
 
     def __init__(self, message: str, path: str = "") -> None:

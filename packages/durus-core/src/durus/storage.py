@@ -38,9 +38,9 @@ __all__ = [
 class Storage(ABC):
     """Records by oid, replaced in transactions, for one caller at a time.
 
-    An oid is 8 bytes, big-endian. A record is bytes: oid, length, data, references. A transaction is
-    `begin()`, `store()` for each record, `end()`. Unless a back-end says otherwise, one thread at a
-    time may call, and after `close()` every call raises `StorageClosedError`.
+    An oid is 8 bytes, big-endian. A record is bytes: oid, length, data, references. A transaction
+    is `begin()`, `store()` for each record, `end()`. Unless a back-end says otherwise, one thread
+    at a time may call, and after `close()` every call raises `StorageClosedError`.
 
     Attributes:
         can_pack: `pack()` and `get_packer()` remove unreachable records. Where false, both raise
@@ -58,7 +58,7 @@ class Storage(ABC):
     is_persistent: ClassVar[bool] = True
 
     @classmethod
-    def has_format(cls, path: str) -> bool:
+    def has_format(cls, path: str) -> bool:  # noqa: ARG003 - for those that override it
         """Tell by its first bytes whether an existing, non-empty file is one that this class opens.
 
         `durus.backends` asks it to judge a bare path, and takes a class that overrides it for one
@@ -146,8 +146,8 @@ class Storage(ABC):
         """Yield (oid, record) of what is reachable from `start_oid`, each object once.
 
         Args:
-            start_oid: where to begin. Without one, a storage that can list its records yields all of
-                them, garbage included; the default begins at the root, if there is one.
+            start_oid: where to begin. Without one, a storage that can list its records yields all
+                of them, garbage included; the default begins at the root, if there is one.
             batch_size: how many records to ask `bulk_load` for at once.
 
         The default remembers every oid that it has seen: some 100 bytes of memory an object.
@@ -181,8 +181,8 @@ class Storage(ABC):
         """Give an iterator that packs in small steps, one a `next()`; commits may go on between.
 
         What is committed between two steps stays. If it refers to garbage, then either its `end()`
-        is told that the garbage is gone, or the garbage stays. An iterator that is dropped before its
-        end leaves everything that the root reaches as it was.
+        is told that the garbage is gone, or the garbage stays. An iterator that is dropped before
+        its end leaves everything that the root reaches as it was.
 
         Raises:
             NotSupportedError: `can_pack` is false.
@@ -325,8 +325,8 @@ def check_record(oid: bytes, record: bytes) -> None:
     found = unpack_record(record)[0]
     if found != oid:
         raise CorruptRecordError(
-            f"tried to store a record under oid {int.from_bytes(oid, 'big')}, but it says that it is"
-            f" the record of oid {int.from_bytes(found, 'big')}",
+            f"tried to store a record under oid {int.from_bytes(oid, 'big')}, but it says that it"
+            f" is the record of oid {int.from_bytes(found, 'big')}",
             oid=oid,
         )
 
