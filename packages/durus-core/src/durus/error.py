@@ -254,7 +254,7 @@ class UnknownClassError(DurusError, ImportError):
 
 
 class UntrustedClassError(UnknownClassError):
-    """Stored data names a class that the Connection's `trust=` does not allow; none was imported."""
+    """Stored data names a class that `trust=` of the Connection does not allow; not imported."""
 
 
 class UnpicklableError(DurusError, PicklingError, TypeError):
