@@ -1,0 +1,159 @@
+"""What the tests ask of a version of Durus: make, change, pack and read a database file.
+
+Each function here is a task of `compat_runner`: JSON values in, JSON values out.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import compat_corpus
+import compat_dump
+
+import durus.serialize
+from durus.connection import ROOT_OID, Connection, touch_every_reference
+from durus.file_storage import FileStorage
+from durus.file_storage2 import FileStorage2
+from durus.storage import Storage, gen_oid_class, get_census, get_reference_index
+from durus.utils import str_to_int8
+
+STORAGE_CLASSES = {"SHELF-1": FileStorage, "DFS20": FileStorage2}
+
+# The stages in the life of a file, each with what is done to get there from the one before.
+STAGES: dict[str, list[list[Any]]] = {
+    "never-packed": [["change", 1], ["change", 2]],
+    "packed": [["pack"]],
+    "committed-after-pack": [["change", 3], ["change", 4]],
+    "packed-twice": [["pack"]],
+    "committed-after-second-pack": [["change", 5]],
+}
+
+# What a process holds open between tasks, by a name of the test's choice.
+_held: dict[str, Connection] = {}
+
+
+def open_file(format: str, path: str, **options: Any) -> FileStorage | FileStorage2:
+    return STORAGE_CLASSES[format](path, **options)
+
+
+def make_stages(format: str, directory: str, case: str, compressed: bool = True) -> dict[str, Any]:
+    """Build a case and leave a copy of the file at each stage; give the writer's own view of each."""
+    _write_compressed(compressed)
+    working = Path(directory, "working.durus")
+    storage = open_file(format, str(working))
+    connection = Connection(storage)
+    compat_corpus.CASES[case].build(connection.get_root())
+    connection.commit()
+    seen = {}
+    for stage, actions in STAGES.items():
+        act(connection, case, actions)
+        shutil.copyfile(working, Path(directory, f"{stage}.durus"))
+        seen[stage] = view(connection)
+    storage.close()
+    return seen
+
+
+def run(
+    format: str,
+    path: str,
+    case: str,
+    actions: list[list[Any]],
+    compressed: bool = True,
+    **options: Any,
+) -> dict[str, Any]:
+    """Open a file, do `actions` on it, and give what this process then sees of it."""
+    _write_compressed(compressed)
+    storage = open_file(format, path, **options)
+    connection = Connection(storage)
+    act(connection, case, actions)
+    seen = view(connection)
+    storage.close()
+    return seen
+
+
+def act(connection: Connection, case: str, actions: list[list[Any]]) -> None:
+    for action, *arguments in actions:
+        if action == "build":
+            compat_corpus.CASES[case].build(connection.get_root())
+            connection.commit()
+        elif action == "change":
+            compat_corpus.CASES[case].change(connection.get_root(), *arguments)
+            connection.commit()
+        elif action == "touch":
+            touch_every_reference(connection, *arguments)
+            connection.commit()
+        elif action == "abort":
+            compat_corpus.CASES[case].change(connection.get_root(), 99)
+            connection.abort()
+        elif action == "pack":
+            connection.pack()
+        else:
+            raise ValueError(action)
+
+
+def read(format: str, path: str, **options: Any) -> dict[str, Any]:
+    """Open a file and give all that can be seen of it, loading every object afresh."""
+    storage = open_file(format, path, **options)
+    seen = view(Connection(storage))
+    storage.close()
+    return seen
+
+
+def view(connection: Connection) -> dict[str, Any]:
+    """Give the graph, labelled by oids and labelled by order, and what each walk over it says."""
+    storage = connection.get_storage()
+    return {
+        "objects": compat_dump.dump(connection),
+        "canonical": compat_dump.dump(connection, by_oid=False),
+        "walks": walks(storage),
+        "crawled": sorted(str_to_int8(obj._p_oid) for obj in connection.get_crawler()),
+    }
+
+
+def walks(storage: Storage) -> dict[str, Any]:
+    """Give what the walks of durus.storage say; those without a start include garbage."""
+    reachable = dict(storage.gen_oid_record(start_oid=ROOT_OID))
+    index = get_reference_index(storage)
+    return {
+        "reachable": sorted(str_to_int8(oid) for oid in reachable),
+        "records": sorted(str_to_int8(oid) for oid, _ in storage.gen_oid_record()),
+        "classes": sorted(
+            [str_to_int8(oid), name.decode()] for oid, name in gen_oid_class(storage)
+        ),
+        "census": sorted([name.decode(), count] for name, count in get_census(storage).items()),
+        "references": sorted(
+            [str_to_int8(oid), sorted(str_to_int8(referrer) for referrer in referrers)]
+            for oid, referrers in index.items()
+        ),
+    }
+
+
+def hold(name: str, format: str, path: str, **options: Any) -> None:
+    """Open a file and keep it open."""
+    _held[name] = Connection(open_file(format, path, **options))
+
+
+def held_run(name: str, case: str, actions: list[list[Any]]) -> dict[str, Any]:
+    """Do `actions` on a file that is held open."""
+    act(_held[name], case, actions)
+    return view(_held[name])
+
+
+def held_view(name: str, sync: bool = True) -> dict[str, Any]:
+    """Give what is seen of a file that is held open, after a transaction boundary if `sync`."""
+    if sync:
+        _held[name].abort()
+    return view(_held[name])
+
+
+def release(name: str) -> None:
+    """Close a file that is held open."""
+    _held.pop(name).get_storage().close()
+
+
+def _write_compressed(compressed: bool) -> None:
+    """Choose how states are written. Ours decides on its own and has no such switch."""
+    if hasattr(durus.serialize, "WRITE_COMPRESSED_STATE_PICKLES"):
+        durus.serialize.WRITE_COMPRESSED_STATE_PICKLES = compressed
