@@ -1,8 +1,8 @@
 """Put the picture of each format into its page.
 
 The picture stands once, in the docstring of the module that owns the format. A page quotes it
-The picture stands once, in the docstring of the module that owns the format. A page quotes it
-rewrites what stands between; `--check` only tells whether a page is out of date.
+between a line `<!-- picture of PATH -->` and a line `<!-- end of picture -->`. Without an argument,
+this rewrites what stands between; `--check` only tells whether a page is out of date.
 """
 
 from __future__ import annotations
