@@ -1,0 +1,58 @@
+"""Where the crash tests work, and which storages they are about."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One storage on a file.
+
+    Attributes:
+        open: opens a path; with default options unless told otherwise.
+        module: the name `os` in this module is the storage's way to the operating system.
+    """
+
+    name: str
+    open: Callable[..., Any]  # Any: the class is found by name, and each has methods of its own
+    module: str
+
+
+@pytest.fixture(params=["FileStorage"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Each storage in turn."""
+    modules = {"FileStorage": "durus.file_storage", "FileStorage2": "durus.file_storage2"}
+    module = importlib.import_module(modules[request.param])
+    return Kind(request.param, getattr(module, request.param), "durus.file_storage._file")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory in memory where the system has one: thousands of states are written there."""
+    memory = Path("/dev/shm")
+    parent = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="durus-crash-", dir=parent) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def live(place: Path) -> Path:
+    """The directory in which the recorded storage lives."""
+    path = place / "live"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def put_os(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Put a stand-in in the place of `os` for the storage."""
+    return lambda layer: monkeypatch.setattr(f"{kind.module}.os", layer)
