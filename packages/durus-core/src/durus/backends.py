@@ -45,6 +45,7 @@ from durus.storage import Storage
 __all__ = [
     "ENTRY_POINT_GROUP",
     "InstalledStorage",
+    "file_path",
     "installed_storages",
     "open_storage",
     "storage_class",
@@ -154,6 +155,23 @@ def open_storage(path_or_url: str | os.PathLike[str], **options: Any) -> Storage
     path = os.fsdecode(path_or_url)
     cls = _class_for_path(path, must_exist=bool(options.get("readonly")))
     return _make(cls, cls.__name__, (path,), options)
+
+
+def file_path(path_or_url: str | os.PathLike[str]) -> str | None:
+    """Give the path of the file that a path or URL names, there or not; None if it names no file.
+
+    For programs that ask before they make a new file. Nothing is opened.
+
+    Raises:
+        BackendError: no back-end is installed for the URL's scheme, or it needs a path.
+    """
+    url = _split_url(path_or_url) if isinstance(path_or_url, str) else None
+    if url is None:
+        return os.fsdecode(path_or_url)
+    name, rest = url
+    cls = storage_class(name)
+    address = rest.partition("?")[0]
+    return _arguments_from(cls, name, address)[0] if _is_file_like(cls) else None
 
 
 def _split_url(text: str) -> tuple[str, str] | None:
