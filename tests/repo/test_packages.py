@@ -116,11 +116,12 @@ def test_entry_points_name_what_is_there(package: Path) -> None:
 
 
 def test_the_tools_are_pinned_alike() -> None:
-    """pre-commit runs the releases of ruff and mypy that tox runs."""
+    """pre-commit runs the releases of ruff, codespell and mypy that tox runs."""
     tox = configparser.ConfigParser(interpolation=None)
     tox.read(ROOT / "tox.ini", encoding="utf-8")
     hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
-    for environment, tool in (("testenv:lint", "ruff"), ("testenv:types", "mypy")):
+    tools = {"ruff": "testenv:lint", "codespell": "testenv:lint", "mypy": "testenv:types"}
+    for tool, environment in tools.items():
         pins = re.findall(rf"^{tool}==.+$", tox[environment]["deps"], flags=re.MULTILINE)
         assert len(pins) == 1
         assert set(re.findall(rf"{tool}==[\d.]+", hooks)) == set(pins)
