@@ -14,12 +14,12 @@ def assert_same_view(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert found["objects"] == expected["objects"]
     assert found["crawled"] == expected["crawled"]
     found_walks, expected_walks = (
-        _without_commit_records(view["walks"]) for view in (found, expected)
+        without_commit_records(view["walks"]) for view in (found, expected)
     )
     assert found_walks == expected_walks
 
 
-def _without_commit_records(walks: dict[str, Any]) -> dict[str, Any]:
+def without_commit_records(walks: dict[str, Any]) -> dict[str, Any]:
     """Drop the commit record, which 4.3 takes for an object that nothing refers to."""
     if COMMIT_RECORD_OID not in walks["records"]:
         return walks

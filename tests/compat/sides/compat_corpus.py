@@ -403,3 +403,49 @@ def _change_everything(root: Any, step: int) -> None:
 
 # All the smaller cases in one database.
 CASES["everything"] = Case(_build_everything, _change_everything)
+
+
+def _build_golden(root: Any) -> None:
+    """Make a little of everything, for files that are small enough to keep."""
+    ada = Person("Ada", born=datetime.date(1815, 12, 10), letters=[b"bytes", ("tuple", None), 2**70])
+    root["person"] = ada
+    root["dict"] = Registry({"ada": ada, 1: {"plain": [1.5, True]}})
+    root["dict"].owner = ada
+    root["list"] = PersistentList([ada, "Grüße", datetime.datetime(2001, 2, 3, 4, 5, 6)])
+    root["set"] = PersistentSet([1, "one", (1, 2)])
+    root["keys"] = {ada: "friend"}
+    point, point3 = Point(), Point3()
+    point.x = 1
+    point3.x, point3.z = point, {"deep": (point,)}
+    root["points"] = [point, point3]
+    root["vault"] = Vault("sesame")
+    root["mixed"] = Mixed(Plain(1))
+    root["shelf"] = Shelf()
+    root["shelf"]["self"] = root["shelf"]
+    root["employee"] = Employee("Bob", [1, 2, 3])
+    root["employee"].get_total()
+    root["catalog"] = Catalog()
+    root["catalog"]["key"] = "value"
+    for node in (BNode, BNode4, BNode16):
+        tree = root[f"tree{node.minimum_degree}"] = BTree(node)
+        for key in range(12):
+            tree[key * 7 % 12] = f"{key}"
+    ada.friend = root["list"]
+    root["dropped"] = PersistentList(Person(f"dropped {n}") for n in range(5))
+
+
+def _change_golden(root: Any, step: int) -> None:
+    root["person"].letters = [step, *root["person"].letters]
+    root["dict"][f"step {step}"] = Person(f"new {step}")
+    root["list"].append(step)
+    root["set"].add(step)
+    root["points"][1].y = step
+    root["vault"].secret = f"sesame {step}"
+    root["tree4"][100 + step] = step
+    root["tree16"].pop(step % 12, None)
+    root["employee"].total.invalidate()
+    # What was there becomes garbage: the next pack leaves holes among the oids.
+    root["dropped"] = PersistentList([Person(f"kept {step}")])
+
+
+CASES["golden"] = Case(_build_golden, _change_golden)
