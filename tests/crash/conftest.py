@@ -23,6 +23,7 @@ class Kind:
     """
 
     name: str
+    storage_module: str
     open: Callable[..., Any]  # Any: the class is found by name, and each has methods of its own
     module: str
 
@@ -32,7 +33,9 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     """Each storage in turn."""
     modules = {"FileStorage": "durus.file_storage", "FileStorage2": "durus.file_storage2"}
     module = importlib.import_module(modules[request.param])
-    return Kind(request.param, getattr(module, request.param), "durus.file_storage._file")
+    return Kind(
+        request.param, module.__name__, getattr(module, request.param), "durus.file_storage._file"
+    )
 
 
 @pytest.fixture

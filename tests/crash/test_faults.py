@@ -1,10 +1,10 @@
 """The disk is full or fails: earlier commits stay, no success is false, work goes on or is refused.
 
 Each act is run once for each call that it makes to the operating system, with that call failing:
-once, or together with all that follow it, with ENOSPC, EIO or half a write. An error is a DurusError
-and an OSError. Afterwards the storage has what was committed and commits again, or refuses to until
-it is reopened, as it must after a failed sync; reopened, it is in exactly one known state, and works
-on.
+once, or together with all that follow it, with ENOSPC, EIO or half a write. An error is both a
+DurusError and an OSError. Afterwards the storage has what was committed and commits again, or
+refuses to until it is reopened, as it must after a failed sync; reopened, it is in exactly one
+known state, and works on.
 
 Cases:
     commit, small and of many KB; creation; opening with index, without, with a torn tail
