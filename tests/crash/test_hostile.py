@@ -94,7 +94,7 @@ def look_at(kind: Kind, path: Path, **options: Any) -> None:
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("options", [{}, {"repair": True}])
 def test_hostile_records(kind: Kind, place: Path, ours: bool, options: dict[str, bool]) -> None:
-    """Records that would run something are stored, walked, counted and packed without being read."""
+    """Records that would run something are stored, walked, counted and packed unread."""
     path, marker = place / NAME, place / "marker"
     with nothing_unpickled():
         with kind.open(path) as storage:
@@ -199,7 +199,7 @@ def test_connection_trusts_what_it_is_told_to(kind: Kind, place: Path) -> None:
     with Connection(kind.open(path), trust=["durus.persistent.Persistent"]) as connection:
         for oid_int in (1, 2):
             with pytest.raises((UntrustedClassError, CorruptRecordError)):
-                connection.get(oid_int).__dict__  # type: ignore[union-attr]
+                connection.get(oid_int).__dict__
     assert not marker.exists()
 
 
