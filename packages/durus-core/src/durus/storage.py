@@ -10,6 +10,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from typing import ClassVar, Self
 
 from durus.error import (
@@ -26,6 +28,7 @@ from durus.utils import int8_to_str
 __all__ = [
     "MemoryStorage",
     "Storage",
+    "StorageDescription",
     "check_oid",
     "check_record",
     "gen_oid_class",
@@ -33,6 +36,27 @@ __all__ = [
     "get_census",
     "get_reference_index",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class StorageDescription:
+    """What a storage can tell of itself without a walk over its records.
+
+    Attributes:
+        format: the name of the format, such as "SHELF-1", or None where there is none.
+        path: the file, or None where it is no file.
+        size_bytes: the length of the file, or None.
+        transaction_count: transactions since the last pack, or since the beginning; None where it
+            keeps no count.
+        last_commit_time: when the last transaction was committed, aware of its time zone; None where
+            that is not stored, as in what Durus 4.3 wrote.
+    """
+
+    format: str | None = None
+    path: str | None = None
+    size_bytes: int | None = None
+    transaction_count: int | None = None
+    last_commit_time: datetime | None = None
 
 
 class Storage(ABC):
@@ -168,6 +192,10 @@ class Storage(ABC):
                         seen.add(referred)
                         waiting.append(referred)
                 yield oid, record
+
+    def describe(self) -> StorageDescription:
+        """Tell what is known without a walk over the records. The default knows nothing."""
+        return StorageDescription()
 
     def new_session(self) -> Storage:
         """Give one more independent session over the same data, for another thread or client.
