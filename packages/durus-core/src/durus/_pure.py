@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from _thread import get_ident
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pickle import UnpicklingError
 from typing import Any
 from weakref import WeakValueDictionary
@@ -107,7 +106,11 @@ def _note_use(obj: PersistentBase) -> None:
 
 
 def _check_protocol_value(name: str, value: object) -> None:
-    if name == "_p_oid" and value is not None and not (isinstance(value, bytes) and len(value) == 8):
+    if (
+        name == "_p_oid"
+        and value is not None
+        and not (isinstance(value, bytes) and len(value) == 8)
+    ):
         raise InvalidOidError(value)
     if name == "_p_connection" and value is not None and not isinstance(value, ConnectionBase):
         raise TypeError(f"_p_connection is a Connection or None, got {value!r:.80}")
@@ -336,23 +339,33 @@ def proof_of(oid: bytes, body: bytes, refs: bytes) -> int:
     return crc32(refs, crc32(body, crc32(oid)))
 
 
-class RecordFile(BytesIO):
-    """What an unpickler reads states from, one after the other.
+class RecordFile:
+    """What an unpickler reads a state from: the bytes from `start` to `end` of `data`.
 
-    Without a frame an unpickler asks a file for each opcode. So `open` shows a state with the frame
-    that `durus.serialize` took out: then it asks for all of it at once.
+    `peek` shows all that is left, so that the unpickler asks once and not for each opcode.
     """
 
-    def open(self, data: bytes, start: int, end: int) -> None:
-        """Go on with the pickled state from `start` to `end` (bytes) of `data`."""
-        self.seek(0)
-        self.truncate()
-        if data[start + 2 : start + 3] == b"\x95":
-            self.write(data[start:end])
-        else:
-            length = (end - start - 2).to_bytes(8, "little")
-            self.write(b"".join((data[start : start + 2], b"\x95", length, data[start + 2 : end])))
-        self.seek(0)
+    def __init__(self, data: bytes, start: int, end: int) -> None:
+        if not 0 <= start <= end <= len(data):
+            raise ValueError("start and end lie outside the data")
+        self._data = data
+        self._position = start
+        self._end = end
+
+    def peek(self, length: int, /) -> bytes:
+        """Give all that is left, and stay."""
+        return self._data[self._position : self._end]
+
+    def read(self, length: int, /) -> bytes:
+        """Give the next bytes, at most `length`; all that is left if it is negative."""
+        start = self._position
+        self._position = self._end if length < 0 else min(start + length, self._end)
+        return self._data[start : self._position]
+
+    def readline(self) -> bytes:
+        """Give the bytes up to and with the next newline, or all that is left."""
+        newline = self._data.find(b"\n", self._position, self._end)
+        return self.read(-1 if newline < 0 else newline + 1 - self._position)
 
 
 class ReferenceReader:

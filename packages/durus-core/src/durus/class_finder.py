@@ -122,8 +122,7 @@ class ClassFinder:
     def _is_listed(self, module: str, name: str) -> bool:
         assert self._trusted is not None
         return (
-            f"{module}.{name}" in self._trusted
-            or _rename_python2(module, name) in _ALWAYS_TRUSTED
+            f"{module}.{name}" in self._trusted or _rename_python2(module, name) in _ALWAYS_TRUSTED
         )
 
 

@@ -38,6 +38,10 @@ from durus.persistent import (
     ConnectionBase,
     PersistentBase,
     PersistentObject,
+    set_connection,
+    set_oid,
+    set_serial,
+    set_status,
 )
 from durus.persistent_dict import PersistentDict
 from durus.serialize import (
@@ -224,16 +228,16 @@ class Connection(WritableConnection):
             else:
                 state = self._reader.get_state(data)
             # Unsaved meanwhile, so that an own __setstate__ may set attributes.
-            obj._p_status = UNSAVED
-            obj._p_serial = self.transaction_serial
+            set_status(obj, UNSAVED)
+            set_serial(obj, self.transaction_serial)
             obj.__setstate__(state)
-            obj._p_status = SAVED
+            set_status(obj, SAVED)
         except BaseException as error:
             obj._p_set_status_ghost()
             error.add_note(f"while loading {obj!r}")
             raise
         finally:
-            obj._p_serial = serial
+            set_serial(obj, serial)
         self.cache.note_use(obj)
 
     # -- transactions -------------------------------------------------------------------------------
@@ -305,8 +309,8 @@ class Connection(WritableConnection):
         return oid
 
     def _adopt_as(self, obj: PersistentObject, oid: bytes) -> None:
-        obj._p_oid = oid
-        obj._p_connection = self
+        set_oid(obj, oid)
+        set_connection(obj, self)
         self.cache[oid] = obj
 
     def _commit_changes(self) -> None:
@@ -352,8 +356,8 @@ class Connection(WritableConnection):
             oid = obj._p_oid
             assert oid is not None
             del self.cache[oid]
-            obj._p_oid = None
-            obj._p_connection = None
+            set_oid(obj, None)
+            set_connection(obj, None)
             self._spare_oids.append(oid)
         self._adopted.clear()
 
@@ -463,7 +467,7 @@ class Connection(WritableConnection):
             except DurusKeyError:
                 obj._p_set_status_ghost()
                 del self.cache[oid]
-                obj._p_connection = _removed
+                set_connection(obj, _removed)
 
     def close(self) -> None:
         """Forget all changes and close the storage. A second call does nothing."""

@@ -56,6 +56,12 @@ ReferenceWriter = _hot.ReferenceWriter
 proof_of = _hot.proof_of
 set_state = _hot.set_state
 
+# The setters themselves: a class may have a __setattr__ of its own, which is not for `_p_*`.
+set_connection = PersistentBase.__dict__["_p_connection"].__set__
+set_oid = PersistentBase.__dict__["_p_oid"].__set__
+set_serial = PersistentBase.__dict__["_p_serial"].__set__
+set_status = PersistentBase.__dict__["_p_status"].__set__
+
 
 class PersistentObject(PersistentBase):
     """A persistent object whose state is in `__slots__`, and in `__dict__` where there is one."""
@@ -104,11 +110,11 @@ class PersistentObject(PersistentBase):
     def _p_set_status_ghost(self) -> None:
         """Drop the attributes; the next access loads them again."""
         _hot.clear_state(self, _data_slots(type(self)))
-        self._p_status = GHOST
+        set_status(self, GHOST)
 
     def _p_set_status_saved(self) -> None:
         """Say that the object is as it is stored."""
-        self._p_status = SAVED
+        set_status(self, SAVED)
 
     def _p_set_status_unsaved(self) -> None:
         """Say that the object has changes to commit."""
@@ -116,7 +122,7 @@ class PersistentObject(PersistentBase):
             self._p_load_state()
         if self._p_connection is not None:
             self._p_connection.note_change(self)
-        self._p_status = UNSAVED
+        set_status(self, UNSAVED)
 
     def _p_gen_data_slots(self) -> Iterator[str]:
         """Yield the names of the slots that hold state."""

@@ -25,11 +25,11 @@ does not promise a proof are damage.
 Example: a `durus.persistent.Persistent` with oid 1 and `x = 2`::
 
     00 00 00 00 00 00 00 01                                                       oid
-    00 00 00 33                                                                   length 51
+    00 00 00 30                                                                   length 48
     80 04 63 64 75 72 75 73 2e 70 65 72 73 69 73 74 65 6e 74 0a                   class
     50 65 72 73 69 73 74 65 6e 74 0a 2e
     80 04 7d 94 8c 01 78 94 4b 02 73 2e                                           state {"x": 2}
-    PROOF
+    72 f4 be cd                                                                   proof
                                                                                   no refs
 """
 
@@ -55,6 +55,7 @@ from durus.persistent import (
     ReferenceReader,
     ReferenceWriter,
     proof_of,
+    set_status,
 )
 
 __all__ = [
@@ -152,7 +153,9 @@ def extract_class_name(record: bytes) -> bytes:
 def extract_class_path(record: bytes) -> str:
     """Give "module.Name" of a record's class, "?" where there is none. Nothing is imported."""
     module, name = _split_class(record)
-    return f"{module.decode('utf-8', 'replace')}.{name.decode('utf-8', 'replace')}" if module else "?"
+    return (
+        f"{module.decode('utf-8', 'replace')}.{name.decode('utf-8', 'replace')}" if module else "?"
+    )
 
 
 def _split_class(record: bytes) -> tuple[bytes, bytes]:
@@ -213,8 +216,7 @@ class ObjectWriter:
         self._new_objects: list[PersistentObject] = []
         self._chunks = _Chunks()
         self._references = ReferenceWriter(connection, self._adopt)
-        self._pickler = connection.make_pickler(self._chunks, PICKLE_PROTOCOL)
-        self._pickler.persistent_id = self._references  # type: ignore[method-assign]  # as documented
+        self._pickler = _make_pickler(self._chunks, self._references)
 
     def gen_new_objects(self, obj: PersistentObject) -> Iterator[PersistentObject]:
         """Yield `obj`, then each new object that the states taken meanwhile refer to."""
@@ -271,15 +273,23 @@ class WritableConnection(ConnectionBase):
         """Give a new object an oid and this connection."""
         raise NotImplementedError
 
-    def make_pickler(self, file: _Chunks, protocol: int) -> Pickler:
-        """Give the pickler of one commit."""
-        return Pickler(file, protocol)
-
 
 class _Chunks(list[bytes]):
     """A file for a pickler, which writes a state in one piece unless it holds very large bytes."""
 
     write = list.append
+
+
+class _StatePickler(Pickler):
+    """A pickler that takes a `persistent_id` of its own."""
+
+
+def _make_pickler(file: _Chunks, persistent_id: Callable[[Any], Any]) -> Pickler:
+    pickler = _StatePickler.__new__(_StatePickler)
+    # Before __init__, which looks for it: Python 3.13.0 does so only there.
+    pickler.persistent_id = persistent_id  # type: ignore[method-assign]  # as documented
+    pickler.__init__(file, PICKLE_PROTOCOL)  # type: ignore[misc]  # not made by calling the class
+    return pickler
 
 
 @lru_cache(maxsize=4096)
@@ -303,7 +313,10 @@ def class_pickle(klass: type) -> bytes:
 
 def _without_frame(pickled: bytes) -> bytes:
     """Take out the frame opcode, 9 bytes that only help readers of unbuffered files."""
-    if pickled[:3] == _FRAME_START and _FRAME_LENGTH.unpack_from(pickled, 3)[0] == len(pickled) - 11:
+    if (
+        pickled[:3] == _FRAME_START
+        and _FRAME_LENGTH.unpack_from(pickled, 3)[0] == len(pickled) - 11
+    ):
         return pickled[:2] + pickled[11:]
     return pickled
 
@@ -361,10 +374,8 @@ def _parts(value: object, is_state: bool) -> Iterator[tuple[str, object]]:
 
 
 def _can_pickle(value: object) -> bool:
-    pickler = Pickler(_Chunks(), PICKLE_PROTOCOL)
-    pickler.persistent_id = lambda obj: isinstance(obj, PersistentBase) or None  # type: ignore[method-assign]
     try:
-        pickler.dump(value)
+        _make_pickler(_Chunks(), lambda obj: isinstance(obj, PersistentBase) or None).dump(value)
     except Exception:  # noqa: BLE001 - whatever it is, this part is a culprit
         return False
     return True
@@ -382,7 +393,6 @@ class ObjectReader:
         self._find_object: Callable[[Any], PersistentBase] = ReferenceReader(connection)
         if self._find_class.broken_objects:
             self._find_object = partial(_find_broken_object, self._find_object)
-        self._idle: list[_StateUnpickler] = []
         self._load_count = 0
 
     def get_load_count(self) -> int:
@@ -408,13 +418,15 @@ class ObjectReader:
         if isinstance(klass, type) and issubclass(klass, BrokenInstance):
             klass = klass.persistent_class
         if not isinstance(klass, type) or not issubclass(klass, PersistentBase):
-            raise CorruptRecordError(f"a record is of {klass!r:.80}, which is not a persistent class")
+            raise CorruptRecordError(
+                f"a record is of {klass!r:.80}, which is not a persistent class"
+            )
         return klass
 
     def get_ghost(self, data: bytes) -> PersistentBase:
         """Give a new ghost of the class that a record's data begins with; it has no oid yet."""
         ghost = PersistentBase.__new__(self.get_class(data))
-        ghost._p_status = GHOST
+        set_status(ghost, GHOST)
         return ghost
 
     def get_state(self, data: bytes, load: bool = True) -> Any:
@@ -457,14 +469,7 @@ class ObjectReader:
         if data[start] == _COMPRESSED_START_BYTE:
             data, start = _decompress(data, start, end), 0
             end = len(data)
-        # Taken for the time of the load: a state may load another object while it is loaded itself.
-        unpickler = self._idle.pop() if self._idle else self._make_unpickler(RecordFile())
-        unpickler.file.open(data, start, end)
-        state = unpickler.load()
-        # One that failed is not put back: it may have read ahead.
-        unpickler.memo = _EMPTY_MEMO
-        self._idle.append(unpickler)
-        return state
+        return self._make_unpickler(RecordFile(data, start, end)).load()
 
     def _read_unproven(self, data: bytes) -> Any:
         file = BytesIO(data)
@@ -480,21 +485,19 @@ class ObjectReader:
             raise UnpicklingError("bytes follow the state, and no proof was promised")
         return state
 
-    def _make_unpickler(self, file: BytesIO) -> _StateUnpickler:
-        unpickler = _StateUnpickler(file)
-        unpickler.file = file
-        unpickler.find_class = self._find_class
-        unpickler.persistent_load = self._find_object
+    def _make_unpickler(self, file: BytesIO | RecordFile) -> Unpickler:
+        # One for each record: clearing the memo of a used one does not clear its count of entries,
+        # by which the pickles that we write refer to them.
+        unpickler = _StateUnpickler.__new__(_StateUnpickler)
+        unpickler.find_class = self._find_class  # type: ignore[method-assign]  # spares a Python call
+        # Before __init__, which looks for it: Python 3.13.0 does so only there.
+        unpickler.persistent_load = self._find_object  # type: ignore[method-assign]  # as documented
+        unpickler.__init__(file)  # type: ignore[misc]  # not made by calling the class
         return unpickler
 
 
 class _StateUnpickler(Unpickler):
-    """An unpickler with the file that it reads from, and with a `find_class` of its own."""
-
-    file: Any  # a BytesIO or a RecordFile
-
-
-_EMPTY_MEMO: dict[int, Any] = {}
+    """An unpickler that takes a `find_class` and a `persistent_load` of its own."""
 
 
 def _find_broken_object(find_object: Callable[[Any], PersistentBase], reference: Any) -> Any:
