@@ -46,6 +46,7 @@ class StorageDescription:
         format: the name of the format, such as "SHELF-1", or None where there is none.
         path: the file, or None where it is no file.
         size_bytes: the length of the file, or None.
+        object_count: how many objects are stored, garbage included, or None.
         transaction_count: transactions since the last pack, or since the beginning; None where it
             keeps no count.
         last_commit_time: when the last transaction was committed, aware of its time zone; None where
@@ -55,6 +56,7 @@ class StorageDescription:
     format: str | None = None
     path: str | None = None
     size_bytes: int | None = None
+    object_count: int | None = None
     transaction_count: int | None = None
     last_commit_time: datetime | None = None
 
@@ -207,6 +209,8 @@ class Storage(ABC):
 
     def get_packer(self) -> Iterator[object]:
         """Give an iterator that packs in small steps, one a `next()`; commits may go on between.
+
+        What it yields is how many objects it has kept so far, or anything but an int.
 
         What is committed between two steps stays. If it refers to garbage, then either its `end()`
         is told that the garbage is gone, or the garbage stays. An iterator that is dropped before
