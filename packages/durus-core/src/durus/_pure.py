@@ -54,12 +54,12 @@ class PersistentBase:
     __slots__ = ("__weakref__", "_p_connection", "_p_oid", "_p_serial", "_p_status")
 
     _p_connection: Any  # a ConnectionBase or None; Any because its subclass adds what callers use
-    _p_oid: bytes | None
+    _p_oid: Any  # bytes, or None while the object is new; most callers know which
     _p_serial: int
     _p_status: int
 
     # What __init__ is called with belongs to the subclass, not to this.
-    def __new__(cls, *args: Any, **kwargs: Any) -> PersistentBase:  # noqa: PYI034
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> PersistentBase:  # noqa: PYI034
         self = object.__new__(cls)
         _set(self, "_p_connection", None)
         _set(self, "_p_oid", None)
@@ -99,7 +99,7 @@ class PersistentBase:
 
 def _note_use(obj: PersistentBase) -> None:
     if _get(obj, "_p_status") == GHOST:
-        obj._p_load_state()  # type: ignore[attr-defined]  # PersistentObject's
+        obj._p_load_state()
     connection = _get(obj, "_p_connection")
     if connection is not None and _get(obj, "_p_serial") != connection.transaction_serial:
         connection.note_access(obj)
@@ -133,7 +133,7 @@ class ConnectionBase:
     def __init__(self, cache: Cache) -> None:
         self.transaction_serial = 1
         self.cache = cache
-        self.changed: dict[bytes, PersistentBase] = {}
+        self.changed: dict[bytes, Any] = {}  # of PersistentObject, which is defined above this
         self.owner = 0
 
     def note_access(self, obj: PersistentBase) -> None:
@@ -169,8 +169,8 @@ class ConnectionBase:
 class Cache:
     """The objects of one Connection that are in memory, each once, by oid.
 
-    Every object is held weakly. Those that are not ghosts are held strongly as well, in the order of
-    their last use, until `shrink()` makes ghosts of the longest unused.
+    Every object is held weakly. Those that are not ghosts are held strongly as well, in the order
+    of their last use, until `shrink()` makes ghosts of the longest unused.
     """
 
     def __init__(self, size: int) -> None:
@@ -178,13 +178,14 @@ class Cache:
         self._objects: WeakValueDictionary[bytes, PersistentBase] = WeakValueDictionary()
         self._recent: dict[bytes, PersistentBase] = {}
 
-    def get(self, oid: bytes) -> PersistentBase | None:
+    # Any: the objects are those of PersistentObject, which is defined above this module.
+    def get(self, oid: bytes) -> Any:
         """Give the object in memory under `oid`, or None."""
         return self._objects.get(oid)
 
     def get_instance(
         self, oid: bytes, klass: type[PersistentBase], connection: ConnectionBase
-    ) -> PersistentBase:
+    ) -> Any:
         """Give the object in memory under `oid`, or a new ghost of `klass`."""
         found = self._objects.get(oid)
         if found is not None:
@@ -204,7 +205,7 @@ class Cache:
         self._objects.pop(oid, None)
         self._recent.pop(oid, None)
 
-    def __iter__(self) -> Iterator[PersistentBase]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(list(self._objects.values()))
 
     def __len__(self) -> int:
@@ -238,7 +239,7 @@ class Cache:
             del self._recent[oid]
             excess -= 1
             if _get(obj, "_p_status") == SAVED:
-                obj._p_set_status_ghost()  # type: ignore[attr-defined]  # PersistentObject's
+                obj._p_set_status_ghost()
                 count += 1
         return count
 
@@ -253,11 +254,13 @@ class ReferenceWriter:
     def __init__(
         self,
         connection: ConnectionBase,
-        adopt: Callable[[PersistentBase], bytes],
+        adopt: Callable[[Any], bytes],
     ) -> None:
-        """Args:
-        connection: the Connection whose objects may be referred to.
-        adopt: called with an object that has no connection yet; gives it an oid and returns that.
+        """Make the `persistent_id` of one pickler.
+
+        Args:
+            connection: the Connection whose objects may be referred to.
+            adopt: called with an object that has no connection yet; gives it an oid, returns that.
         """
         self._connection = connection
         self._adopt = adopt

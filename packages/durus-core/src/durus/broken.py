@@ -45,7 +45,7 @@ class BrokenInstance:
     stored_class: str
     persistent_class: type[BrokenObject]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> BrokenInstance:  # noqa: PYI034 - args are stored
+    def __new__(cls, *args: Any, **_kwargs: Any) -> BrokenInstance:  # noqa: PYI034 - args are stored
         self = object.__new__(cls)
         self.stored_args = args
         self.stored_state = None

@@ -57,18 +57,21 @@ class ClassFinder:
     """Imports the classes that stored data names, as far as they are trusted."""
 
     def __init__(self, trust: Iterable[str] | None = None, broken_objects: bool = False) -> None:
-        """Args:
-        trust: names that stored data may use, each a class ("shop.models.Order") or a package or
-            module whose own names are all allowed ("shop"). None: all that can be imported, as in
-            Durus 4.3.
-        broken_objects: give a stand-in (`durus.broken`) for a class that cannot be imported.
+        """Make a finder.
+
+        Args:
+            trust: names that stored data may use, each a class ("shop.models.Order") or a package
+                or module whose own classes are all allowed ("shop"). None: all that can be
+                imported, as in Durus 4.3.
+            broken_objects: give a stand-in (`durus.broken`) for a class that cannot be imported.
 
         Raises:
             TypeError: `trust` is a single str.
         """
         if isinstance(trust, str):
             raise TypeError(f"trust is a list of names, got the single name {trust!r}")
-        self._trusted = None if trust is None else frozenset(trust)
+        self._trusts_all = trust is None
+        self._trusted = frozenset(trust or ())
         self.broken_objects = broken_objects
         self._found: dict[tuple[str, str], Any] = {}
 
@@ -106,7 +109,7 @@ class ClassFinder:
 
     def _import(self, module: str, name: str) -> Any:
         class_name = f"{module}.{name}"
-        if self._trusted is None or self._is_listed(module, name):
+        if self._trusts_all or self._is_listed(module, name):
             return _import(module, name)
         if any(module == package or module.startswith(package + ".") for package in self._trusted):
             found = _import(module, name)
@@ -120,7 +123,6 @@ class ClassFinder:
         )
 
     def _is_listed(self, module: str, name: str) -> bool:
-        assert self._trusted is not None
         return (
             f"{module}.{name}" in self._trusted or _rename_python2(module, name) in _ALWAYS_TRUSTED
         )

@@ -8,12 +8,12 @@ after a `commit()` or `abort()`, and belongs to the thread that made it.
 from __future__ import annotations
 
 import os
+import struct
 import sys
 import threading
 from _thread import get_ident
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from struct import error as StructError
 from typing import Any, Self
 
 from durus.backends import open_storage
@@ -112,7 +112,7 @@ class Connection(WritableConnection):
             raise
 
     def _open_root(self, root_class: type[PersistentObject]) -> PersistentObject:
-        root = self.get(ROOT_OID)
+        root: PersistentObject | None = self.get(ROOT_OID)
         if root is None:
             root = root_class()
             self._adopt_as(root, self._storage.new_oid())
@@ -121,7 +121,7 @@ class Connection(WritableConnection):
         self.owner = 0
         return root
 
-    # -- objects ------------------------------------------------------------------------------------
+    # -- objects
 
     def get_root(self) -> Any:
         """Give the root object, from which everything that is kept can be reached."""
@@ -189,13 +189,12 @@ class Connection(WritableConnection):
 
         Raises:
             DurusKeyError: its record is not stored.
-            ReadConflictError: it is newer than what this transaction sees, or was removed by a pack.
+            ReadConflictError: it is newer than what this transaction sees.
             CorruptRecordError: its record is damaged.
             UnknownClassError: its state names a class that cannot be imported, or is not trusted.
         """
         self.claim()
         oid = obj._p_oid
-        assert oid is not None
         self._set_state(obj, self._load(oid))
 
     def _load(self, oid: bytes) -> bytes:
@@ -205,8 +204,8 @@ class Connection(WritableConnection):
         try:
             record = self._storage.load(oid)
         except ReadConflictError as conflict:
-            # What was read so far is also the newest state if none of it has changed since: then the
-            # transaction moves on to that.
+            # What was read so far is also the newest state if none of it has changed since: then
+            # the transaction moves on to that.
             self._note_stale(self._storage.sync())
             if self._conflict is not None:
                 raise self._conflict from conflict
@@ -240,7 +239,7 @@ class Connection(WritableConnection):
             set_serial(obj, serial)
         self.cache.note_use(obj)
 
-    # -- transactions -------------------------------------------------------------------------------
+    # -- transactions
 
     def commit(self) -> None:
         """Store all changes since the last commit or abort, and begin a new transaction.
@@ -320,7 +319,6 @@ class Connection(WritableConnection):
             stored = self._pickle_changes()
             self._storage.begin()
             for obj, record in stored:
-                assert obj._p_oid is not None
                 self._storage.store(obj._p_oid, record)
             self._storage.end(self._handle_invalidations)
         except BaseException:
@@ -345,7 +343,6 @@ class Connection(WritableConnection):
                 for oid in waiting:
                     for obj in writer.gen_new_objects(self.changed[oid]):
                         data, refs = writer.get_state(obj)
-                        assert obj._p_oid is not None
                         stored.append((obj, pack_record(obj._p_oid, data, refs)))
         finally:
             writer.close()
@@ -354,7 +351,6 @@ class Connection(WritableConnection):
     def _undo_adoptions(self) -> None:
         for obj in self._adopted:
             oid = obj._p_oid
-            assert oid is not None
             del self.cache[oid]
             set_oid(obj, None)
             set_connection(obj, None)
@@ -419,7 +415,7 @@ class Connection(WritableConnection):
             " Connection of its own, or commit() or abort() there first"
         )
 
-    # -- cache, packing, closing --------------------------------------------------------------------
+    # -- cache, packing, closing
 
     def get_cache(self) -> Cache:
         """Give the cache."""
@@ -461,7 +457,6 @@ class Connection(WritableConnection):
         self._storage.pack()
         for obj in self.cache:
             oid = obj._p_oid
-            assert oid is not None
             try:
                 self._storage.load(oid)
             except DurusKeyError:
@@ -493,7 +488,6 @@ class _Removed(ConnectionBase):
     __slots__ = ()
 
     def load_state(self, obj: PersistentObject) -> None:
-        assert obj._p_oid is not None
         raise ReadConflictError([obj._p_oid])
 
 
@@ -504,7 +498,7 @@ def _as_oid(oid: int | bytes) -> bytes:
     if isinstance(oid, int):
         try:
             return int8_to_str(oid)
-        except StructError:
+        except struct.error:
             raise InvalidOidError(oid) from None
     if not isinstance(oid, bytes) or len(oid) != 8:
         raise InvalidOidError(oid)
@@ -514,8 +508,8 @@ def _as_oid(oid: int | bytes) -> bytes:
 def gen_every_instance(connection: Connection, *classes: type) -> Iterator[PersistentObject]:
     """Yield every stored object that is an instance of one of `classes`.
 
-    Source: durus.connection of Durus 4.3. Records of other classes are not loaded, but their classes
-    are imported.
+    Source: durus.connection of Durus 4.3. Records of other classes are not loaded, but
+    their classes are imported.
     """
     reader = connection.get_reader()
     for oid, record in connection.get_storage().gen_oid_record():

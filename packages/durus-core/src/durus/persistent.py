@@ -1,7 +1,8 @@
 """Persistent objects and their three states.
 
-A *ghost* (GHOST) has an oid and no attributes: the first access loads them. A *saved* object (SAVED)
-is as it is stored. An *unsaved* one (UNSAVED) is new or has changes that the next commit stores::
+A *ghost* (GHOST) has an oid and no attributes: the first access loads them. A *saved* object
+(SAVED) is as it is stored. An *unsaved* one (UNSAVED) is new or has changes that the next commit
+stores::
 
                   first access                 first change
         GHOST ------------------> SAVED ------------------> UNSAVED
@@ -12,9 +13,9 @@ is as it is stored. An *unsaved* one (UNSAVED) is new or has changes that the ne
                                  abort
 
 `_p_*` names, `__class__`, `__repr__` and `__setstate__` load nothing. Every other attribute loads a
-ghost and counts as an access; setting or deleting one counts as a change. What happens inside a plain
-list or dict that an attribute holds is not seen: call `_p_note_change()`, or use the persistent
-containers. Source: the behaviour of durus.persistent in Durus 4.3.
+ghost and counts as an access; setting or deleting one counts as a change. What happens inside a
+plain list or dict that an attribute holds is not seen: call `_p_note_change()`, or use the
+persistent containers. Source: the behaviour of durus.persistent in Durus 4.3.
 """
 
 from __future__ import annotations

@@ -15,12 +15,12 @@
 All integers are unsigned and big-endian. Inside the state a reference to a persistent object is a
 persistent id `(oid, class)`.
 
-The class that we write is `80 04 63 module 0a name 0a 2e`: PROTO 4, GLOBAL, STOP. No standard pickler
-makes this form, so its first three bytes say that a proof ends `data`. Durus 4.3 writes `80 02 63
-module 0a name 0a 71 00 2e` and no proof; it ignores what stands after the end of a state, so it reads
-our records. It and we let class and state share one memo: in a record of 4.3 the state may refer to
-the class as memo entry 0. Any form of pickle is read. Bytes that follow the state of a record which
-does not promise a proof are damage.
+The class that we write is `80 04 63 module 0a name 0a 2e`: PROTO 4, GLOBAL, STOP. No standard
+pickler makes this form, so its first three bytes say that a proof ends `data`. Durus 4.3 writes `80
+02 63 module 0a name 0a 71 00 2e` and no proof; it ignores what stands after the end of a state, so
+it reads our records. In its records class and state share one memo: the state may refer to the class
+as memo entry 0. Any form of pickle is read. Bytes that follow the state of a record which does not
+promise a proof are damage.
 
 Example: a `durus.persistent.Persistent` with oid 1 and `x = 2`::
 
@@ -39,7 +39,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from io import BytesIO
-from pickle import PicklingError, Pickler, Unpickler, UnpicklingError, dumps
+from pickle import Pickler, PicklingError, Unpickler, UnpicklingError, dumps
 from struct import Struct
 from typing import Any
 
@@ -84,8 +84,8 @@ _PROOF = Struct(">L")
 _PROVEN_START = b"\x80\x04c"
 _COMPRESSED_START_BYTE = 0x78
 
-# Measured on the states of small objects, documents of 2 KiB and BTree nodes: below this, zlib takes
-# longer than the rest of a commit and saves next to nothing; above it only references repay it.
+# Measured on the states of small objects, documents of 2 KiB and BTree nodes: below this, zlib
+# takes longer than the rest of a commit and saves next to nothing.
 _COMPRESSION_MINIMUM_BYTES = 4096
 _COMPRESSION_PROBE_BYTES = 32768
 
@@ -124,8 +124,8 @@ def unpack_record(record: bytes) -> tuple[bytes, bytes, bytes]:
     end = 12 + length_bytes
     if end > len(record) or (len(record) - end) % 8:
         raise CorruptRecordError(
-            f"tried to read the record of oid {int.from_bytes(oid, 'big')}, found {len(record)} bytes"
-            f" where its data alone claims {length_bytes} and references take 8 each",
+            f"tried to read the record of oid {int.from_bytes(oid, 'big')}, found {len(record)}"
+            f" bytes where its data alone claims {length_bytes} and references take 8 each",
             oid=oid,
         )
     return oid, record[12:end], record[end:]
@@ -196,8 +196,8 @@ def check_proof(record: bytes, path: str | None = None) -> bool:
     if data[-4:] != _PROOF.pack(proof_of(oid, body, refs)):
         where = f" from {path}" if path else ""
         raise CorruptRecordError(
-            f"the record of oid {int.from_bytes(oid, 'big')}{where} does not prove itself: its CRC-32"
-            " is wrong; restore it from a backup",
+            f"the record of oid {int.from_bytes(oid, 'big')}{where} does not prove itself: its"
+            " CRC-32 is wrong; restore it from a backup",
             path=path,
             oid=oid,
         )
@@ -235,11 +235,11 @@ class ObjectWriter:
             ForeignObjectError: the state refers to an object of another Connection.
         """
         oid = obj._p_oid
-        assert oid is not None
         if isinstance(obj, BrokenObject):
             return obj.stored_data, obj.stored_refs
         self._references.begin(oid)
-        body = class_pickle(type(obj)) + _shrink(self._pickle(obj, obj.__getstate__()))
+        klass: type = type(obj)
+        body = class_pickle(klass) + _shrink(self._pickle(obj, obj.__getstate__()))
         refs = self._references.get_refs()
         return seal(oid, body, refs), refs
 
@@ -338,8 +338,8 @@ def _explain_unpicklable(
     path, culprit = _find_unpicklable(state)
     return UnpicklableError(
         f"cannot store {obj!r}: {type(obj).__qualname__}{path} is a"
-        f" {type(culprit).__module__}.{type(culprit).__qualname__}, which cannot be pickled ({error});"
-        " leave it out in __getstate__, or keep what it was made from",
+        f" {type(culprit).__module__}.{type(culprit).__qualname__}, which cannot be pickled"
+        f" ({error}); leave it out in __getstate__, or keep what it was made from",
         path,
     )
 
@@ -385,9 +385,11 @@ class ObjectReader:
     """Makes objects and states from records, for one Connection."""
 
     def __init__(self, connection: ConnectionBase, find_class: ClassFinder | None = None) -> None:
-        """Args:
-        connection: whose objects the references in a state become.
-        find_class: which classes stored data may name; without one, all that can be imported.
+        """Make a reader.
+
+        Args:
+            connection: whose objects the references in a state become.
+            find_class: which classes stored data may name; without one, all that can be imported.
         """
         self._find_class = find_class or ClassFinder()
         self._find_object: Callable[[Any], PersistentBase] = ReferenceReader(connection)
