@@ -1,0 +1,175 @@
+"""Which database is meant: a file, a URL, or a server as Durus 4.3 named it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import click
+from click.shell_completion import CompletionItem
+
+from durus.backends import file_path, installed_storages, open_storage, storage_class
+from durus.cli._errors import CommandError
+from durus.error import BackendError, StorageMissingError
+from durus.storage import Storage
+
+__all__ = ["Target", "database_argument", "open_target", "server_options", "target_of"]
+
+_DEFAULT_HOST = "127.0.0.1"
+_DEFAULT_PORT = 2972
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class _Database(click.types.StringParamType):
+    """A path or URL, left as it is: only `durus.backends` knows what it means."""
+
+    name = "file or URL"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What to open.
+
+    Attributes:
+        name: a path or URL.
+        is_server: nobody named a database, so it is the server, as in Durus 4.3.
+        storage_class: who opens it: "module.Class", a URL scheme, or None to judge by the name.
+    """
+
+    name: str
+    is_server: bool = False
+    storage_class: str | None = None
+
+    def size_bytes(self) -> int | None:
+        """Give the length of the file, or None where there is no file."""
+        path = self.path()
+        return os.path.getsize(path) if path is not None and os.path.isfile(path) else None
+
+    def path(self) -> str | None:
+        """Give the file that is named, whether it is there or not, or None where none is."""
+        if self.storage_class is not None and not self.is_server:
+            return self.name
+        return file_path(self.name)
+
+
+def database_argument(*, required: bool) -> Callable[[_Function], _Function]:
+    """Add the argument DATABASE to a command; it arrives as `database`."""
+    return click.argument("database", type=_Database(), required=required)
+
+
+def server_options(function: _Function) -> _Function:
+    """Add what Durus 4.3 has to say which database: --file, and a server's place."""
+    for add in (
+        click.option("--address", help="Unix domain socket of the server."),
+        click.option("--port", type=click.IntRange(1, 65535), help="Port of the server. [2972]"),
+        click.option("--host", help="Host of the server. [127.0.0.1]"),
+        click.option(
+            "--storage-class",
+            metavar="CLASS",
+            help="Open the file with this class (module.Class) or back-end (file, file2, ...).",
+        ),
+        click.option("--file", type=_Database(), metavar="FILE", help="The same as DATABASE."),
+    ):
+        function = add(function)
+    return function
+
+
+def target_of(
+    database: str | None,
+    file: str | None,
+    storage_class: str | None,
+    host: str | None,
+    port: int | None,
+    address: str | None,
+) -> Target:
+    """Make one target of all the ways to name it.
+
+    Raises:
+        click.UsageError: two of them contradict each other.
+    """
+    is_place_given = any(given is not None for given in (host, port, address))
+    if database is not None and file is not None:
+        raise click.UsageError("DATABASE and --file name two databases; give one")
+    name = file if database is None else database
+    if name is not None:
+        if is_place_given:
+            raise click.UsageError(f"give a database ({name!r}) or a server's place, not both")
+        return Target(name, storage_class=storage_class)
+    if storage_class is not None:
+        raise click.UsageError("--storage-class needs a file to open")
+    if address is not None:
+        if host is not None or port is not None:
+            raise click.UsageError("give --address, or --host and --port, not both")
+        return Target("durus+unix:" + quote(address), is_server=True)
+    place = _DEFAULT_HOST if host is None else host
+    if ":" in place:
+        place = f"[{place}]"
+    return Target(f"durus://{place}:{port or _DEFAULT_PORT}", is_server=True)
+
+
+def open_target(target: Target, *, create: bool = False, **options: Any) -> Storage:
+    """Open what a person named, and make a new file only where they say so.
+
+    Raises:
+        StorageMissingError: there is no such file, and `create` is false.
+        CommandError: it is a server, and what speaks to servers is not installed.
+        DurusError, OSError: what opening it raises.
+    """
+    if target.is_server:
+        _require_client(target.name)
+    else:
+        _require_file(target, create=create)
+    if target.storage_class is None:
+        return open_storage(target.name, **options)
+    return _open_with(_class_named(target.storage_class), target, options)
+
+
+def _require_client(url: str) -> None:
+    scheme = url.partition(":")[0]
+    if not any(storage.name == scheme for storage in installed_storages()):
+        raise CommandError(
+            f"no database is named, so this would ask the server at {url}, but durus-server is not"
+            " installed: name a file, or 'pip install durus-server'"
+        )
+
+
+def _require_file(target: Target, *, create: bool) -> None:
+    path = target.path()
+    if path is None or create or os.path.lexists(path):
+        return
+    raise StorageMissingError(f"there is no file {path!r}", path)
+
+
+def _open_with(cls: Callable[..., Storage], target: Target, options: dict[str, Any]) -> Storage:
+    try:
+        inspect.signature(cls).bind(target.name, **options)
+    except TypeError as error:
+        raise BackendError(
+            f"the storage class {target.storage_class!r} cannot be called so: {error}",
+            target.storage_class,
+        ) from error
+    return cls(target.name, **options)
+
+
+def _class_named(name: str) -> Callable[..., Storage]:
+    module_name, dot, class_name = name.rpartition(".")
+    if not dot:
+        return storage_class(name)
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BackendError(f"there is no storage class {name!r}: {error}", name) from error
+    if not (isinstance(found, type) and issubclass(found, Storage)):
+        raise BackendError(f"{name!r} is no storage class: it does not inherit Storage", name)
+    return found
