@@ -281,7 +281,7 @@ class ReferenceWriter:
             return None
         connection = _get(obj, "_p_connection")
         if connection is None:
-            oid = self._adopt(obj)  # type: ignore[arg-type]  # issubclass does not narrow
+            oid = self._adopt(obj)
         elif connection is self._connection:
             oid = _get(obj, "_p_oid")
         else:
@@ -377,7 +377,7 @@ class ReferenceReader:
     def __init__(self, connection: ConnectionBase) -> None:
         self._connection = connection
 
-    def __call__(self, reference: object) -> PersistentBase:
+    def __call__(self, reference: object) -> Any:
         if not isinstance(reference, tuple) or len(reference) != 2:
             raise UnpicklingError(f"a reference is (oid, class), got {reference!r:.80}")
         oid, klass = reference

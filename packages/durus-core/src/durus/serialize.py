@@ -89,6 +89,8 @@ _COMPRESSED_START_BYTE = 0x78
 _COMPRESSION_MINIMUM_BYTES = 4096
 _COMPRESSION_PROBE_BYTES = 32768
 
+_LARGE_STATE_BYTES = 16384
+
 _FRAME_START = b"\x80\x04\x95"
 _FRAME_LENGTH = Struct("<Q")
 
@@ -255,8 +257,15 @@ class ObjectWriter:
         except (PicklingError, TypeError, AttributeError, RecursionError) as error:
             raise _explain_unpicklable(obj, state, error) from error
         finally:
-            self._pickler.clear_memo()
+            self._forget_memo(sum(map(len, chunks)))
         return _without_frame(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+
+    def _forget_memo(self, written_bytes: int) -> None:
+        # Clearing a memo takes time in proportion to the most that it ever held.
+        if written_bytes < _LARGE_STATE_BYTES:
+            self._pickler.clear_memo()
+        else:
+            self._pickler = _make_pickler(self._chunks, self._references)
 
     def _adopt(self, obj: PersistentObject) -> bytes:
         oid = self._connection.adopt(obj)
