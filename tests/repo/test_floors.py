@@ -20,7 +20,7 @@ FLOORS = [
     ("durus-core", "error"),
     ("durus-core", "utils logger _speedups _pure"),
     ("durus-core", "persistent"),
-    ("durus-core", "broken _containers"),
+    ("durus-core", "broken _containers _btree_nodes"),
     ("durus-core", "class_finder"),
     ("durus-core", "serialize"),
     ("durus-core", "storage persistent_dict persistent_list persistent_set btree"),

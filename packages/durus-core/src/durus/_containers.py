@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, ItemsView, Iterator, KeysView, ValuesView
 from itertools import islice
+from operator import index as as_index
 from reprlib import Repr
 from typing import Any, SupportsIndex, TypeVar, overload
 
@@ -87,7 +88,19 @@ class _ListReading(Collection[T]):
     @overload
     def __getitem__(self, index: slice) -> list[T]: ...
     def __getitem__(self, index: SupportsIndex | slice) -> T | list[T]:
-        return list(self)[index]
+        if isinstance(index, slice):
+            return list(self)[index]
+        position = as_index(index)
+        # From the nearer end: the first and the last of a large mapping must not cost a whole walk.
+        items = islice(self, position, None)
+        if position < 0:
+            items = islice(reversed(self), -position - 1, None)
+        for item in items:
+            return item
+        raise IndexError(f"index {position} is beyond the {len(self)} in this view")
+
+    def __reversed__(self) -> Iterator[T]:
+        raise NotImplementedError
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, list):
@@ -105,18 +118,21 @@ class ListlikeKeys(_ListReading[K], KeysView[K]):
 
     __slots__ = ()
 
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._mapping)
+
     def __reversed__(self) -> Iterator[K]:
         found: Iterator[K] = reversed(self._mapping)
         return found
 
 
 class ListlikeItems(_ListReading[tuple[K, V]], ItemsView[K, V]):
-    """The (key, value) pairs of a mapping, as it is when they are looked at."""
+    """The (key, value) pairs of a mapping, as it is when they are looked at. Subclasses iterate."""
 
     __slots__ = ()
 
 
 class ListlikeValues(_ListReading[V], ValuesView[V]):
-    """The values of a mapping, as it is when they are looked at."""
+    """The values of a mapping, as it is when they are looked at. Subclasses iterate."""
 
     __slots__ = ()

@@ -12,9 +12,10 @@ import struct
 import sys
 import threading
 from _thread import get_ident
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Protocol, Self
+from weakref import WeakSet
 
 from durus.backends import open_storage
 from durus.broken import BrokenObject
@@ -57,6 +58,19 @@ from durus.storage import Storage
 from durus.utils import as_bytes, int8_to_str
 
 __all__ = ["ROOT_OID", "Connection", "gen_every_instance", "touch_every_reference"]
+
+
+class Summary(Protocol):
+    """What an object keeps in memory about many others: the number of items in a BTree.
+
+    Attributes:
+        serial: the last transaction that has used it, and by that has read all that it is about.
+    """
+
+    serial: int
+
+    def note_stale(self, oids: Iterable[bytes]) -> Iterable[bytes]:
+        """Take note that the states of `oids` were replaced, and tell which of them matter."""
 
 
 class Connection(WritableConnection):
@@ -103,6 +117,7 @@ class Connection(WritableConnection):
         self._adopted: list[PersistentObject] = []
         self._spare_oids: list[bytes] = []
         self._stale: set[bytes] = set()
+        self.summaries: WeakSet[Summary] = WeakSet()
         self._conflict: ConflictError | None = None
         try:
             self._root = self._open_root(root_class or PersistentDict)
@@ -272,6 +287,8 @@ class Connection(WritableConnection):
         self.claim()
         for obj in self.changed.values():
             obj._p_set_status_ghost()
+        for summary in list(self.summaries):
+            summary.note_stale(self.changed)
         self.changed.clear()
         self._move_to_newest()
 
@@ -363,7 +380,7 @@ class Connection(WritableConnection):
         if self._conflict is not None:
             raise WriteConflictError(self._conflict.oids)
 
-    def _note_stale(self, oids: Iterable[bytes]) -> None:
+    def _note_stale(self, oids: Collection[bytes]) -> None:
         """Make ghosts of stale objects; those that this transaction has used are its conflict."""
         conflicts = []
         for oid in oids:
@@ -374,6 +391,10 @@ class Connection(WritableConnection):
                 conflicts.append(oid)
             elif obj._p_status == SAVED:
                 obj._p_set_status_ghost()
+        for summary in list(self.summaries):
+            found = summary.note_stale(oids)
+            if summary.serial == self.transaction_serial:
+                conflicts.extend(found)
         if conflicts:
             # They keep the attributes of the state that this transaction sees until it is aborted.
             self._stale.update(conflicts)
@@ -387,6 +408,8 @@ class Connection(WritableConnection):
                 obj = self.cache.get(oid)
                 if obj is not None and obj._p_status == SAVED:
                     obj._p_set_status_ghost()
+            for summary in list(self.summaries):
+                summary.note_stale(self._stale)
             self._stale.clear()
             self._conflict = None
             self._begin_transaction()

@@ -1,0 +1,506 @@
+"""Searching and changing the nodes of a B-tree.
+
+A node has `items`, a list of (key, value) sorted by key, and `nodes`: None in a leaf, and otherwise
+a list of children, one more than items; what is in `nodes[i]` comes before `items[i]`, what is in
+`nodes[i + 1]` after it. All leaves are equally deep. A node of minimum degree t has t - 1 to 2t - 1
+items, the root 0 to 2t - 1.
+
+What every function here keeps to:
+
+- Keys are compared by `==` and `<` only. Values are never compared.
+- Everything is read, and every change noted (which the Connection may refuse), before anything is
+  changed. So an error leaves the tree as it was.
+- A node is marked as changed only if its contents change: two transactions whose keys are in
+  different leaves do not conflict.
+- The root stays the same object. When it is full, its contents move down into two new nodes.
+- A change of which keys are where in an inner node gives the node a new `nodes` list. By that a
+  walk sees, as it does after a reload, that its way has changed.
+- The items of a leaf are changed in place, so a walk gives copies.
+
+Trees of degree 2 that Durus 4.3 has deleted from may have leaves of unequal depth or nodes that are
+too full. Reading and adding does not mind; a deletion that meets such a place builds the tree anew.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import Any, Protocol, Self, TypeAlias
+
+__all__ = [
+    "Item",
+    "Node",
+    "build",
+    "find_holder",
+    "find_item",
+    "position_of",
+    "put",
+    "remove",
+    "runs_backward",
+    "runs_forward",
+    "split_child",
+    "walk",
+]
+
+Item: TypeAlias = tuple[Any, Any]
+
+
+class Node(Protocol):
+    """What is used of a BNode."""
+
+    minimum_degree: int
+    items: list[Item]
+    nodes: list[Self] | None
+
+    def _p_note_change(self) -> None: ...
+
+
+def position_of(items: list[Item], key: Any) -> int:
+    """Give the position of the first item whose key is not less than `key`.
+
+    `(key,)` comes right before every `(key, value)`, so no value is ever looked at.
+    """
+    return bisect_left(items, (key,))
+
+
+def find_holder(root: Node, key: Any) -> tuple[Node, int] | None:
+    """Give the node that holds `key`, and where in its items; None if there is none."""
+    node = root
+    probe = (key,)
+    while True:
+        items = node.items
+        position = bisect_left(items, probe)
+        if position < len(items) and items[position][0] == key:
+            return node, position
+        nodes = node.nodes
+        if not nodes:
+            return None
+        node = nodes[position]
+
+
+def find_item(root: Node, key: Any) -> Item | None:
+    """Give the item with `key`, or None."""
+    node = root
+    probe = (key,)
+    while True:
+        items = node.items
+        position = bisect_left(items, probe)
+        if position < len(items):
+            item = items[position]
+            if item[0] == key:
+                return item
+        nodes = node.nodes
+        if not nodes:
+            return None
+        node = nodes[position]
+
+
+def walk(root: Node) -> Iterator[Node]:
+    """Yield every node, parents first."""
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting.extend(reversed(_nodes_of(node)))
+
+
+# -- adding ----------------------------------------------------------------------------------------
+
+
+def put(root: Node, item: Item) -> list[Node] | tuple[()] | None:
+    """Add an item, or replace the one with the same key.
+
+    Returns:
+        None if there was such an item, otherwise the nodes that were made, usually none.
+    """
+    key = item[0]
+    probe = (key,)
+    node = root
+    while True:
+        items = node.items
+        position = bisect_left(items, probe)
+        if position < len(items) and items[position][0] == key:
+            node._p_note_change()
+            items[position] = item
+            return None
+        nodes = node.nodes
+        if not nodes:
+            break
+        node = nodes[position]
+    if len(items) >= 2 * node.minimum_degree - 1:
+        return _put_and_split(root, item)
+    node._p_note_change()
+    items.insert(position, item)
+    return ()
+
+
+def _put_and_split(root: Node, item: Item) -> list[Node]:
+    """Add an item whose leaf is full: split it, and every full node that the split reaches."""
+    path = _path_to(root, item[0])
+    for node, _ in reversed(path):
+        node._p_note_change()
+        if not _is_full(node):
+            break
+    made: list[Node] = []
+    right: Node | None = None  # the node that was split off below, which follows `item`
+    while True:
+        node, position = path.pop()
+        items = [*node.items[:position], item, *node.items[position:]]
+        nodes = node.nodes
+        if right is not None:
+            nodes = _put_node(nodes, position + 1, right)
+        if len(items) < 2 * node.minimum_degree:
+            _set(node, items, nodes)
+            return made
+        middle = len(items) // 2
+        item = items[middle]
+        right = _make(node, items[middle + 1 :], _slice(nodes, middle + 1, None))
+        made.append(right)
+        items, nodes = items[:middle], _slice(nodes, 0, middle + 1)
+        if not path:
+            left = _make(node, items, nodes)
+            made.append(left)
+            _set(node, [item], [left, right])
+            return made
+        _set(node, items, nodes)
+
+
+def split_child(node: Node, position: int) -> None:
+    """Split the child at `position`, and put its middle item into `node`, which has room for it."""
+    child = _nodes_of(node)[position]
+    items, below = child.items, child.nodes
+    middle = len(items) // 2
+    node._p_note_change()
+    child._p_note_change()
+    right = _make(child, items[middle + 1 :], _slice(below, middle + 1, None))
+    _set(
+        node,
+        [*node.items[:position], items[middle], *node.items[position:]],
+        _put_node(node.nodes, position + 1, right),
+    )
+    _set(child, items[:middle], _slice(below, 0, middle + 1))
+
+
+# -- removing --------------------------------------------------------------------------------------
+
+
+def remove(root: Node, key: Any) -> Item:
+    """Remove the item with `key`.
+
+    Returns:
+        The item.
+
+    Raises:
+        KeyError: there is none.
+    """
+    path = []
+    node = root
+    probe = (key,)
+    while True:
+        items = node.items
+        position = bisect_left(items, probe)
+        path.append((node, position))
+        nodes = node.nodes
+        if position < len(items) and items[position][0] == key:
+            break
+        if not nodes:
+            raise KeyError(key)
+        node = nodes[position]
+    if nodes or (node is not root and len(items) < node.minimum_degree):
+        return _remove_and_join(root, path)
+    node._p_note_change()
+    return items.pop(position)
+
+
+def _remove_and_join(root: Node, path: list[tuple[Node, int]]) -> Item:
+    """Remove the item to which `path` leads, and join or even out the nodes that get too empty."""
+    holder, position = path[-1]
+    item = holder.items[position]
+    try:
+        changes = _changes_for_removal(path)
+    except _MalformedTreeError:
+        changes = [(root, *_build_lists(root, [it for it in _all_items(root) if it is not item]))]
+    for node, _, _ in changes:
+        node._p_note_change()
+    for node, items, nodes in changes:
+        _set(node, items, nodes)
+    return item
+
+
+class _MalformedTreeError(Exception):
+    """A place in a tree that has not the shape that every change keeps."""
+
+
+_Change: TypeAlias = tuple[Node, list[Item], list[Node] | None]
+
+
+def _changes_for_removal(path: list[tuple[Node, int]]) -> list[_Change]:
+    """Give the new contents of each node that the removal changes. Nothing is changed yet."""
+    holder, position = path.pop()
+    holder_items = holder.items
+    holder_waits = bool(holder.nodes)  # it has changed, and is not among the changes yet
+    if holder.nodes:
+        # Its neighbour, the last item of the leaf before it, takes the place of the item.
+        path.append((holder, position))
+        node = holder.nodes[position]
+        while node.nodes:
+            path.append((node, len(node.items)))
+            node = node.nodes[-1]
+        if not node.items:
+            raise _MalformedTreeError
+        items = node.items[:-1]
+        holder_items = [*holder_items[:position], node.items[-1], *holder_items[position + 1 :]]
+    else:
+        node = holder
+        items = [*holder_items[:position], *holder_items[position + 1 :]]
+    nodes: list[Node] | None = None
+    changes: list[_Change] = []
+    while path and len(items) < node.minimum_degree - 1:
+        parent, position = path.pop()
+        left, right = _pair_up(parent, position)
+        parent_items = holder_items if parent is holder else parent.items
+        holder_waits = holder_waits and parent is not holder
+        parent_nodes = _nodes_of(parent)
+        at = position if left is node else position - 1
+        left_items, left_nodes = (items, nodes) if left is node else (left.items, left.nodes)
+        right_items, right_nodes = (items, nodes) if right is node else (right.items, right.nodes)
+        joint_items = [*left_items, parent_items[at], *right_items]
+        joint_nodes = [*left_nodes, *right_nodes] if left_nodes and right_nodes else None
+        if len(joint_items) > 2 * (node.minimum_degree - 1):
+            middle = len(joint_items) // 2
+            changes.append((left, joint_items[:middle], _slice(joint_nodes, 0, middle + 1)))
+            changes.append(
+                (right, joint_items[middle + 1 :], _slice(joint_nodes, middle + 1, None))
+            )
+            node, nodes = parent, list(parent_nodes)
+            items = [*parent_items[:at], joint_items[middle], *parent_items[at + 1 :]]
+            break
+        changes.append((left, joint_items, joint_nodes))
+        node = parent
+        items = [*parent_items[:at], *parent_items[at + 1 :]]
+        nodes = [*parent_nodes[: at + 1], *parent_nodes[at + 2 :]]
+    if not path and not items and nodes:
+        # The root has a single child left, the one that was joined last: it takes its contents.
+        _, items, nodes = changes.pop()
+    changes.append((node, items, nodes))
+    if holder_waits:
+        changes.append((holder, holder_items, list(_nodes_of(holder))))
+    return changes
+
+
+def _pair_up(parent: Node, position: int) -> tuple[Node, Node]:
+    """Give the child at `position` and the neighbour to join it with, in their order."""
+    nodes = _nodes_of(parent)
+    child = nodes[position]
+    left = nodes[position - 1] if position else None
+    right = nodes[position + 1] if position + 1 < len(nodes) else None
+    neighbour = left
+    if left is None or (right is not None and not _can_lend(left) and _can_lend(right)):
+        neighbour = right
+    if neighbour is None or bool(neighbour.nodes) != bool(child.nodes):
+        raise _MalformedTreeError
+    return (neighbour, child) if neighbour is left else (child, neighbour)
+
+
+def _can_lend(node: Node) -> bool:
+    return len(node.items) >= node.minimum_degree
+
+
+def _all_items(root: Node) -> Iterator[Item]:
+    for run in runs_forward(root):
+        yield from run
+
+
+# -- walking in order ------------------------------------------------------------------------------
+# A walk yields runs: lists of items in ascending order, one for each leaf together with the item of
+# an inner node that stands on the way to it. Between two runs anything may happen to the tree. Then
+# the walk finds that its way is no longer there and goes on from the key that it gave last.
+
+_START: Any = object()
+
+
+def runs_forward(root: Node, key: Any = _START, closed: bool = True) -> Iterator[list[Item]]:
+    """Yield the items from `key` on, or all: runs in ascending order.
+
+    Args:
+        root: the root of the tree.
+        key: where to start; without one at the first item.
+        closed: the item with this key is the first, if there is one.
+    """
+    path: list[_Step] = []
+    run = _go_down_forward(root, key, closed, path)
+    while True:
+        if run:
+            yield run
+            key, closed = run[-1][0], False
+            if not _is_still_there(path):
+                run = _go_down_forward(root, key, closed, path)
+                continue
+        while path and path[-1].position >= len(path[-1].node.items):
+            path.pop()
+        if not path:
+            return
+        step = path[-1]
+        run = [step.node.items[step.position]]
+        step.position += 1
+        run += _go_down_forward(step.nodes[step.position], _START, closed, path, len(path))
+
+
+def runs_backward(root: Node, key: Any = _START, closed: bool = True) -> Iterator[list[Item]]:
+    """Yield the items up to `key`, or all: runs in descending order, each ascending in itself.
+
+    Args:
+        root: the root of the tree.
+        key: where to start; without one at the last item.
+        closed: the item with this key is included, if there is one.
+    """
+    path: list[_Step] = []
+    run = _go_down_backward(root, key, closed, path)
+    while True:
+        if run:
+            yield run
+            key, closed = run[0][0], False
+            if not _is_still_there(path):
+                run = _go_down_backward(root, key, closed, path)
+                continue
+        while path and path[-1].position == 0:
+            path.pop()
+        if not path:
+            return
+        step = path[-1]
+        step.position -= 1
+        item = step.node.items[step.position]
+        run = _go_down_backward(step.nodes[step.position], _START, closed, path, len(path))
+        run.append(item)
+
+
+class _Step:
+    """A node on the way of a walk, and which of its children the way goes through."""
+
+    __slots__ = ("node", "nodes", "position")
+
+    def __init__(self, node: Node, nodes: list[Node], position: int) -> None:
+        self.node = node
+        self.nodes = nodes
+        self.position = position
+
+
+def _is_still_there(path: list[_Step]) -> bool:
+    return all(step.node.nodes is step.nodes for step in path)
+
+
+def _go_down_forward(
+    node: Node, key: Any, closed: bool, path: list[_Step], keep: int = 0
+) -> list[Item]:
+    """Extend the first `keep` steps of `path` to a leaf; give its items from `key` on."""
+    del path[keep:]
+    position = 0
+    while True:
+        items, nodes = node.items, node.nodes
+        if key is not _START:
+            position = position_of(items, key)
+            if position < len(items) and items[position][0] == key:
+                if closed and nodes:
+                    path.append(_Step(node, nodes, position))
+                    return []
+                position += not closed
+        if not nodes:
+            return items[position:]
+        path.append(_Step(node, nodes, position))
+        node = nodes[position]
+
+
+def _go_down_backward(
+    node: Node, key: Any, closed: bool, path: list[_Step], keep: int = 0
+) -> list[Item]:
+    """Extend the first `keep` steps of `path` to a leaf; give its items up to `key`."""
+    del path[keep:]
+    while True:
+        items, nodes = node.items, node.nodes
+        position = len(items)
+        if key is not _START:
+            position = position_of(items, key)
+            if closed and position < len(items) and items[position][0] == key:
+                position += 1
+                if nodes:
+                    path.append(_Step(node, nodes, position))
+                    return []
+        if not nodes:
+            return items[:position]
+        path.append(_Step(node, nodes, position))
+        node = nodes[position]
+
+
+# -- building --------------------------------------------------------------------------------------
+
+
+def build(root: Node, items: list[Item]) -> None:
+    """Give `root`, which must be empty, these items, sorted and each key once."""
+    root._p_note_change()
+    _set(root, *_build_lists(root, items))
+
+
+def _build_lists(root: Node, items: list[Item]) -> tuple[list[Item], list[Node] | None]:
+    """Give the items and nodes of a root over `items`, its nodes three quarters full."""
+    degree = root.minimum_degree
+    nodes: list[Node] | None = None
+    while len(items) >= 2 * degree:
+        separators: list[Item] = []
+        made: list[Node] = []
+        start = 0
+        for length in _group_lengths(len(items), degree):
+            end = start + length
+            made.append(_make(root, items[start:end], _slice(nodes, start, end + 1)))
+            separators.extend(items[end : end + 1])
+            start = end + 1
+        items, nodes = separators, made
+    return items, nodes
+
+
+def _group_lengths(count: int, degree: int) -> list[int]:
+    """Split `count` items, and one more between each two groups, into groups for one node each."""
+    wanted = 3 * degree // 2
+    groups = min(-(-(count + 1) // (wanted + 1)), (count + 1) // degree)
+    length, longer = divmod(count + 1 - groups, groups)
+    return [length + (group < longer) for group in range(groups)]
+
+
+def _make(like: Node, items: list[Item], nodes: list[Node] | None) -> Node:
+    node = type(like)()
+    _set(node, items, nodes)
+    return node
+
+
+def _set(node: Node, items: list[Item], nodes: list[Node] | None) -> None:
+    node.items = items
+    node.nodes = nodes
+
+
+def _nodes_of(node: Node) -> list[Node]:
+    return node.nodes or []
+
+
+def _slice(nodes: list[Node] | None, start: int, stop: int | None) -> list[Node] | None:
+    return nodes[start:stop] if nodes else None
+
+
+def _put_node(nodes: list[Node] | None, position: int, node: Node) -> list[Node]:
+    nodes = nodes or []
+    return [*nodes[:position], node, *nodes[position:]]
+
+
+def _is_full(node: Node) -> bool:
+    return len(node.items) >= 2 * node.minimum_degree - 1
+
+
+def _path_to(root: Node, key: Any) -> list[tuple[Node, int]]:
+    """Give each node from the root to the leaf where `key` belongs, and the position in it."""
+    path = []
+    node = root
+    while True:
+        position = position_of(node.items, key)
+        path.append((node, position))
+        nodes = node.nodes
+        if not nodes:
+            return path
+        node = nodes[position]
