@@ -20,6 +20,7 @@ many clauses ran is said at the end of the run; one that was left out and is no 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from random import Random
 
 import pytest
@@ -34,7 +35,7 @@ from durus.error import (
     StorageTransactionError,
 )
 from durus.serialize import ROOT_OID
-from durus.storage import Storage
+from durus.storage import Storage, StorageDescription
 from durus.testing._pack_clauses import PackClauses
 from durus.testing._session_clauses import SessionClauses
 from durus.testing._suite import Place, clauses, commit_graph, fresh_oids, is_stored, needs
@@ -375,6 +376,20 @@ class _OpeningClauses:
         for write in writes:
             with pytest.raises(StorageReadOnlyError):
                 write()
+
+    def test_describe_tells_what_is_true(self, place: Place) -> None:
+        """`describe` counts commits and knows the time of the last one, as far as it says so."""
+        storage = place.storage
+        before, start = storage.describe(), datetime.now(UTC)
+        commit(storage, make_record(ROOT_OID))
+        commit(storage, make_record(ROOT_OID, payload=b"again"))
+        after = storage.describe()
+        assert isinstance(after, StorageDescription)
+        if after.transaction_count is not None:
+            assert after.transaction_count - (before.transaction_count or 0) == 2
+        if after.last_commit_time is not None:
+            # A clock may tick coarsely, and be set back a little.
+            assert abs(after.last_commit_time - start) < timedelta(minutes=10)
 
     def test_close_drops_the_open_transaction(self, place: Place) -> None:
         """What was stored and not ended when the storage was closed is gone."""

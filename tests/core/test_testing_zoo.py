@@ -1,0 +1,872 @@
+"""A zoo of wrong storages: each breaks clauses of the storage contract, each clause catches one.
+
+Two right storages stand at its head, so that what catches a wrong one is its flaw: MemoryStorage,
+and `DiskStorage` below, which has every ability. A wrong one is a few lines on either, with the
+names of the clauses that must catch it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from typing import ClassVar, TypeVar
+
+import pytest
+
+from durus.error import (
+    ConflictError,
+    DurusKeyError,
+    NotSupportedError,
+    StorageClosedError,
+    StorageReadOnlyError,
+    StorageTransactionError,
+)
+from durus.serialize import ROOT_OID, split_oids, unpack_record
+from durus.storage import MemoryStorage, Storage, StorageDescription, check_oid, check_record
+from durus.testing import Place, StorageMachine, StorageTests, clauses
+from durus.testing._suite import needs_of
+from durus.utils import int8_to_str
+
+Handler = Callable[[list[bytes]], None] | None
+
+
+class Disk:
+    """What outlives a DiskStorage."""
+
+    def __init__(self) -> None:
+        self.records: dict[bytes, bytes] = {}
+        self.next_oid_int = 0
+        self.sessions: list[DiskStorage] = []
+
+
+class DiskStorage(Storage):
+    """A right storage with every ability: persistent, shared, packable, read-only on request."""
+
+    can_pack: ClassVar[bool] = True
+    can_share: ClassVar[bool] = True
+    can_open_readonly: ClassVar[bool] = True
+    is_persistent: ClassVar[bool] = True
+
+    def __init__(self, disk: Disk, readonly: bool = False) -> None:
+        self.disk = disk
+        self.readonly = readonly
+        self.is_open = True
+        self.pending: dict[bytes, bytes] | None = None
+        self.stale: set[bytes] = set()
+        self.view = dict(disk.records)
+        disk.sessions.append(self)
+
+    def check_open(self) -> None:
+        if not self.is_open:
+            raise StorageClosedError("closed")
+
+    def check_writable(self) -> None:
+        self.check_open()
+        if self.readonly:
+            raise StorageReadOnlyError("opened read-only")
+
+    def load(self, oid: bytes) -> bytes:
+        self.check_open()
+        check_oid(oid)
+        if oid not in self.view:
+            raise DurusKeyError(oid)
+        return self.view[oid]
+
+    def begin(self) -> None:
+        self.check_writable()
+        self.pending = {}
+
+    def store(self, oid: bytes, record: bytes) -> None:
+        self.check_open()
+        check_record(oid, record)
+        if self.pending is None:
+            raise StorageTransactionError("no begin()")
+        self.pending[oid] = record
+
+    def end(self, handle_invalidations: Handler = None) -> None:
+        self.check_open()
+        pending, self.pending = self.pending, None
+        if pending is None:
+            raise StorageTransactionError("no begin()")
+        if self.stale and handle_invalidations:
+            handle_invalidations(sorted(self.stale))
+        self.check_conflict(pending)
+        self.write(pending)
+        if handle_invalidations:
+            self.sync()
+
+    def check_conflict(self, pending: dict[bytes, bytes]) -> None:
+        if not self.stale.isdisjoint(pending):
+            raise ConflictError(sorted(self.stale & pending.keys()))
+
+    def write(self, pending: dict[bytes, bytes]) -> None:
+        self.disk.records.update(pending)
+        self.view.update(pending)
+        self.tell_others(pending)
+
+    def tell_others(self, oids: Iterable[bytes]) -> None:
+        for session in self.disk.sessions:
+            if session is not self:
+                session.stale.update(oids)
+
+    def sync(self) -> list[bytes]:
+        self.check_open()
+        stale, self.stale = self.stale, set()
+        self.view = dict(self.disk.records)
+        return sorted(stale)
+
+    def new_oid(self) -> bytes:
+        self.check_writable()
+        used = set(self.disk.records).union(*(s.pending or {} for s in self.disk.sessions))
+        while True:
+            oid = int8_to_str(self.disk.next_oid_int)
+            self.disk.next_oid_int += 1
+            if oid not in used:
+                return oid
+
+    def new_session(self) -> Storage:
+        self.check_open()
+        return type(self)(self.disk, self.readonly)
+
+    def get_packer(self) -> Iterator[object]:
+        self.check_writable()
+        yield "a step in which commits go on"
+        yield "and another"
+        self.remove(self.garbage())
+
+    def garbage(self) -> set[bytes]:
+        if ROOT_OID not in self.disk.records:
+            return set()
+        reached: set[bytes] = set()
+        waiting = [ROOT_OID]
+        while waiting:
+            oid = waiting.pop()
+            if oid not in reached:
+                reached.add(oid)
+                waiting += refs_of(self.disk.records[oid])
+        return self.disk.records.keys() - reached
+
+    def remove(self, garbage: set[bytes]) -> None:
+        for oid in garbage:
+            del self.disk.records[oid]
+            self.view.pop(oid, None)
+        self.stale |= garbage
+        self.tell_others(garbage)
+
+    def close(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            self.pending = None
+            self.disk.sessions.remove(self)
+
+
+class TestDiskStorage(StorageTests):
+    @pytest.fixture
+    def open_storage(self) -> Callable[..., Storage]:
+        return partial(DiskStorage, Disk())
+
+
+class DiskMachine(StorageMachine):
+    def __init__(self) -> None:
+        self.disk = Disk()
+        super().__init__()
+
+    def open_storage(self) -> Storage:
+        return DiskStorage(self.disk)
+
+
+TestDiskMachine = DiskMachine.TestCase
+
+
+def refs_of(record: bytes) -> list[bytes]:
+    """Give the oids that a record refers to."""
+    return split_oids(unpack_record(record)[2])
+
+
+# -- the zoo ---------------------------------------------------------------------------------------
+
+CAUGHT_BY: dict[type[Storage], tuple[str, ...]] = {}
+_Wrong = TypeVar("_Wrong", bound=type[Storage])
+
+
+def breaks(*names: str) -> Callable[[_Wrong], _Wrong]:
+    """Put a wrong storage into the zoo, with the clauses that must catch it."""
+
+    def enter(cls: _Wrong) -> _Wrong:
+        CAUGHT_BY[cls] = names
+        return cls
+
+    return enter
+
+
+@breaks("test_load_gives_the_committed_record")
+class LosesTheLastByte(MemoryStorage):
+    def load(self, oid: bytes) -> bytes:
+        return super().load(oid)[:-1]
+
+
+@breaks("test_load_gives_the_committed_record")
+class KeepsAnInnerBuffer(MemoryStorage):
+    def load(self, oid: bytes) -> bytes:
+        return bytearray(super().load(oid))  # type: ignore[return-value]  # the flaw
+
+
+@breaks("test_load_of_an_unknown_oid_raises_durus_key_error")
+class RaisesPlainKeyError(DiskStorage):
+    def load(self, oid: bytes) -> bytes:
+        self.check_open()
+        check_oid(oid)
+        return self.view[oid]
+
+
+@breaks("test_load_of_an_unknown_oid_raises_durus_key_error")
+class DoesNotSayWhichOid(DiskStorage):
+    def load(self, oid: bytes) -> bytes:
+        try:
+            return super().load(oid)
+        except DurusKeyError:
+            raise DurusKeyError from None
+
+
+@breaks("test_load_refuses_an_oid_that_is_not_eight_bytes")
+class LooksUpAnything(DiskStorage):
+    def load(self, oid: bytes) -> bytes:
+        self.check_open()
+        if oid not in self.view:
+            raise DurusKeyError(oid)
+        return self.view[oid]
+
+
+@breaks("test_load_does_not_see_what_is_not_ended")
+class LoadsWhatIsPending(DiskStorage):
+    def load(self, oid: bytes) -> bytes:
+        pending = self.pending or {}
+        return pending[oid] if oid in pending else super().load(oid)
+
+
+@breaks("test_begin_forgets_what_was_pending")
+class BeginForgetsNothing(DiskStorage):
+    def begin(self) -> None:
+        self.check_writable()
+        self.pending = self.pending or {}
+
+
+@breaks("test_store_without_begin_raises")
+class StoreBeginsByItself(DiskStorage):
+    def store(self, oid: bytes, record: bytes) -> None:
+        if self.pending is None:
+            self.begin()
+        super().store(oid, record)
+
+
+@breaks("test_store_refuses_an_oid_that_is_not_eight_bytes")
+class StoresUnderAnything(DiskStorage):
+    def store(self, oid: bytes, record: bytes) -> None:
+        if isinstance(oid, bytes) and len(oid) == 8:
+            super().store(oid, record)
+        elif self.pending is not None:
+            self.pending[oid] = record
+
+
+@breaks("test_store_refuses_the_record_of_another_oid")
+class StoresForeignRecords(DiskStorage):
+    def store(self, oid: bytes, record: bytes) -> None:
+        super().store(oid, oid + record[8:])
+
+
+@breaks(
+    "test_store_refuses_a_malformed_record", "test_refused_record_keeps_nothing_of_its_transaction"
+)
+class StoresMalformedRecords(DiskStorage):
+    def store(self, oid: bytes, record: bytes) -> None:
+        check_oid(oid)
+        if self.pending is None:
+            raise StorageTransactionError("no begin()")
+        self.pending[oid] = record
+
+
+@breaks("test_store_of_one_oid_twice_keeps_the_later")
+class KeepsTheEarlierOfTwo(DiskStorage):
+    def store(self, oid: bytes, record: bytes) -> None:
+        if oid not in (self.pending or {}):
+            super().store(oid, record)
+
+
+@breaks("test_refused_record_keeps_nothing_of_its_transaction")
+class CommitsUpToTheBadRecord(DiskStorage):
+    def store(self, oid: bytes, record: bytes) -> None:
+        try:
+            super().store(oid, record)
+        except ValueError:
+            self.write(self.pending or {})
+            raise
+
+
+@breaks("test_end_without_begin_raises")
+class EndsWithoutBegin(DiskStorage):
+    def end(self, handle_invalidations: Handler = None) -> None:
+        self.check_open()
+        if self.pending is not None:
+            super().end(handle_invalidations)
+
+
+@breaks("test_end_keeps_every_record_of_the_transaction")
+class WritesOneBatch(DiskStorage):
+    def write(self, pending: dict[bytes, bytes]) -> None:
+        super().write(dict(islice(pending.items(), 1000)))
+
+
+@breaks("test_end_leaves_other_records_as_they_were")
+class KeepsTheLastTransaction(DiskStorage):
+    def write(self, pending: dict[bytes, bytes]) -> None:
+        self.disk.records.clear()
+        super().write(pending)
+
+
+@breaks("test_end_of_an_empty_transaction_changes_nothing")
+class LeavesAnEmptyTransactionOpen(DiskStorage):
+    def end(self, handle_invalidations: Handler = None) -> None:
+        if self.pending != {}:
+            super().end(handle_invalidations)
+
+
+@breaks("test_end_calls_no_handler_without_invalidations")
+class AlwaysCallsTheHandler(DiskStorage):
+    def end(self, handle_invalidations: Handler = None) -> None:
+        if handle_invalidations:
+            handle_invalidations(sorted(self.stale))
+        super().end(handle_invalidations)
+
+
+@breaks("test_commits_follow_each_other")
+class KeepsTenTransactions(DiskStorage):
+    written = 0
+
+    def write(self, pending: dict[bytes, bytes]) -> None:
+        self.written += 1
+        if self.written <= 10:
+            super().write(pending)
+
+
+@breaks("test_large_record_comes_back_whole")
+class CutsAtOneMegabyte(DiskStorage):
+    def write(self, pending: dict[bytes, bytes]) -> None:
+        super().write({oid: record[: 1 << 20] for oid, record in pending.items()})
+
+
+@breaks("test_oids_need_not_be_dense")
+class HasShortOids(DiskStorage):
+    def load(self, oid: bytes) -> bytes:
+        check_oid(oid)
+        return super().load(bytes(6) + oid[-2:])
+
+
+@breaks("test_oids_need_not_be_dense")
+class CountsOnDenseOids(DiskStorage):
+    def load(self, oid: bytes) -> bytes:
+        found = super().load(oid)
+        if int.from_bytes(oid, "big") > len(self.view):
+            raise DurusKeyError(oid)
+        return found
+
+
+@breaks("test_sync_without_news_gives_an_empty_list")
+class SyncGivesNothing(DiskStorage):
+    def sync(self) -> list[bytes]:
+        return super().sync() or None  # type: ignore[return-value]  # the flaw
+
+
+@breaks(
+    "test_sync_without_news_gives_an_empty_list", "test_sync_reports_what_other_sessions_changed"
+)
+class ReportsItsOwnChanges(DiskStorage):
+    def write(self, pending: dict[bytes, bytes]) -> None:
+        super().write(pending)
+        self.stale.update(pending)
+
+    def check_conflict(self, pending: dict[bytes, bytes]) -> None:
+        pass
+
+
+@breaks("test_new_oid_gives_each_oid_once")
+class CountsFromTheHighestStored(DiskStorage):
+    def new_oid(self) -> bytes:
+        self.check_writable()
+        return int8_to_str(int.from_bytes(max(self.disk.records, default=b""), "big") + 1)
+
+
+@breaks("test_new_oid_gives_each_oid_once")
+class GivesShortOids(DiskStorage):
+    def new_oid(self) -> bytes:
+        return super().new_oid()[1:]
+
+
+class _CountsOnly(DiskStorage):
+    def new_oid(self) -> bytes:
+        self.check_writable()
+        self.disk.next_oid_int += 1
+        return int8_to_str(self.disk.next_oid_int - 1)
+
+
+@breaks("test_new_oid_gives_none_that_is_stored", "test_new_oid_gives_none_that_is_pending")
+class GivesWhatOthersChose(_CountsOnly):
+    pass
+
+
+@breaks("test_new_oid_gives_none_that_is_stored_after_reopening")
+class CountsFromZeroAtEachOpening(_CountsOnly):
+    def __init__(self, disk: Disk, readonly: bool = False) -> None:
+        disk.next_oid_int = 0
+        super().__init__(disk, readonly)
+
+
+@breaks("test_new_oid_gives_none_that_is_pending")
+class ForgetsPendingOids(MemoryStorage):
+    def new_oid(self) -> bytes:
+        pending, self._pending = self._pending, None
+        try:
+            return super().new_oid()
+        finally:
+            self._pending = pending
+
+
+@breaks("test_bulk_load_yields_records_in_the_order_asked")
+class LoadsInItsOwnOrder(MemoryStorage):
+    def bulk_load(self, oids: Iterable[bytes]) -> Iterator[bytes]:
+        return super().bulk_load(sorted(oids))
+
+
+@breaks("test_bulk_load_yields_records_in_the_order_asked")
+class LoadsEachOnce(MemoryStorage):
+    def bulk_load(self, oids: Iterable[bytes]) -> Iterator[bytes]:
+        return super().bulk_load(dict.fromkeys(oids))
+
+
+@breaks("test_bulk_load_raises_on_reaching_an_unknown_oid")
+class PassesOverWhatIsMissing(MemoryStorage):
+    def bulk_load(self, oids: Iterable[bytes]) -> Iterator[bytes]:
+        for oid in oids:
+            with suppress(DurusKeyError):
+                yield self.load(oid)
+
+
+@breaks("test_bulk_load_raises_on_reaching_an_unknown_oid")
+class LoadsAllOrNothing(MemoryStorage):
+    def bulk_load(self, oids: Iterable[bytes]) -> Iterator[bytes]:
+        return iter([self.load(oid) for oid in oids])
+
+
+@breaks("test_gen_oid_record_yields_every_reachable_record_once")
+class YieldsTheRootTwice(DiskStorage):
+    def gen_oid_record(
+        self, start_oid: bytes | None = None, batch_size: int = 100
+    ) -> Iterator[tuple[bytes, bytes]]:
+        yield from super().gen_oid_record(start_oid, batch_size)
+        if start_oid is None:
+            yield ROOT_OID, self.load(ROOT_OID)
+
+
+@breaks(
+    "test_gen_oid_record_from_a_start_yields_what_it_reaches",
+    "test_gen_oid_record_from_an_unknown_oid_raises",
+)
+class YieldsEverythingFromAnyStart(MemoryStorage):
+    def gen_oid_record(
+        self, start_oid: bytes | None = None, batch_size: int = 100
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return super().gen_oid_record(None, batch_size)
+
+
+@breaks("test_gen_oid_record_from_an_unknown_oid_raises")
+class YieldsNothingFromNowhere(DiskStorage):
+    def gen_oid_record(
+        self, start_oid: bytes | None = None, batch_size: int = 100
+    ) -> Iterator[tuple[bytes, bytes]]:
+        with suppress(DurusKeyError):
+            yield from super().gen_oid_record(start_oid, batch_size)
+
+
+@breaks("test_gen_oid_record_is_the_same_for_every_batch_size")
+class YieldsOneBatch(DiskStorage):
+    def gen_oid_record(
+        self, start_oid: bytes | None = None, batch_size: int = 100
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return islice(super().gen_oid_record(start_oid, batch_size), batch_size)
+
+
+@breaks("test_gen_oid_record_of_an_empty_storage_yields_nothing")
+class CannotWalkWithoutARoot(DiskStorage):
+    def gen_oid_record(
+        self, start_oid: bytes | None = None, batch_size: int = 100
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return super().gen_oid_record(start_oid or ROOT_OID, batch_size)
+
+
+@breaks("test_is_persistent_tells_the_truth")
+class ClaimsToPersist(MemoryStorage):
+    is_persistent = True
+
+
+@breaks("test_is_persistent_tells_the_truth")
+class PersistsInSecret(DiskStorage):
+    is_persistent = False
+
+
+@breaks("test_can_open_readonly_tells_the_truth")
+class ClaimsToOpenReadOnly(MemoryStorage):
+    can_open_readonly = True
+
+
+@breaks("test_can_open_readonly_tells_the_truth")
+class OpensReadOnlyInSecret(DiskStorage):
+    can_open_readonly = False
+
+
+@breaks("test_readonly_storage_gives_what_is_committed")
+class ReadOnlyReadsNothing(DiskStorage):
+    def load(self, oid: bytes) -> bytes:
+        self.check_writable()
+        return super().load(oid)
+
+
+@breaks("test_readonly_storage_refuses_every_write")
+class IgnoresReadOnly(DiskStorage):
+    def check_writable(self) -> None:
+        self.check_open()
+
+
+@breaks("test_readonly_storage_refuses_every_write")
+class PacksReadOnly(DiskStorage):
+    def get_packer(self) -> Iterator[object]:
+        self.remove(self.garbage())
+        yield "done"
+
+
+@breaks("test_describe_tells_what_is_true")
+class CountsRecordsAsTransactions(DiskStorage):
+    def describe(self) -> StorageDescription:
+        return StorageDescription(transaction_count=len(self.view))
+
+
+@breaks("test_close_drops_the_open_transaction")
+class CloseCommits(DiskStorage):
+    def close(self) -> None:
+        if self.pending:
+            self.end()
+        super().close()
+
+
+@breaks("test_close_twice_does_nothing")
+class ClosesOnce(DiskStorage):
+    def close(self) -> None:
+        self.check_open()
+        super().close()
+
+
+@breaks("test_use_after_close_raises_storage_closed_error", "test_with_statement_closes")
+class StaysOpen(MemoryStorage):
+    def close(self) -> None:
+        pass
+
+
+@breaks("test_use_after_close_raises_storage_closed_error")
+class WalksAfterClose(DiskStorage):
+    def gen_oid_record(
+        self, start_oid: bytes | None = None, batch_size: int = 100
+    ) -> Iterator[tuple[bytes, bytes]]:
+        yield from self.disk.records.items()
+
+
+@breaks("test_with_statement_closes")
+class LeavesWithStatementsOpen(DiskStorage):
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+
+@breaks("test_can_pack_tells_the_truth")
+class PacksInSecret(MemoryStorage):
+    can_pack = False
+
+
+@breaks("test_can_pack_tells_the_truth")
+class ClaimsToPack(DiskStorage):
+    def get_packer(self) -> Iterator[object]:
+        raise NotSupportedError("cannot be packed")
+
+
+@breaks("test_pack_keeps_what_the_root_reaches")
+class PacksOneLevel(DiskStorage):
+    def garbage(self) -> set[bytes]:
+        return self.disk.records.keys() - {ROOT_OID, *refs_of(self.disk.records[ROOT_OID])}
+
+
+@breaks("test_pack_removes_what_the_root_does_not_reach", "test_sync_reports_what_a_pack_removed")
+class PacksNothing(DiskStorage):
+    def garbage(self) -> set[bytes]:
+        return set()
+
+
+@breaks("test_pack_removes_a_cycle_that_the_root_does_not_reach")
+class CountsReferences(DiskStorage):
+    def garbage(self) -> set[bytes]:
+        kept = dict(self.disk.records)
+        while True:
+            referred = {ROOT_OID}.union(*map(refs_of, kept.values()))
+            unreferred = kept.keys() - referred
+            if not unreferred:
+                return self.disk.records.keys() - kept.keys()
+            for oid in unreferred:
+                del kept[oid]
+
+
+@breaks("test_pack_judges_by_the_newest_records")
+class PacksByTheOldestRecords(DiskStorage):
+    def write(self, pending: dict[bytes, bytes]) -> None:
+        super().write(pending)
+        oldest = vars(self.disk).setdefault("oldest", {})
+        for oid, record in pending.items():
+            oldest.setdefault(oid, record)
+
+    def garbage(self) -> set[bytes]:
+        newest, self.disk.records = self.disk.records, vars(self.disk)["oldest"]
+        try:
+            return super().garbage()
+        finally:
+            self.disk.records = newest
+
+
+@breaks("test_pack_without_a_root_removes_nothing")
+class PacksAllWithoutARoot(DiskStorage):
+    def garbage(self) -> set[bytes]:
+        return super().garbage() if ROOT_OID in self.disk.records else set(self.disk.records)
+
+
+@breaks("test_pack_without_a_root_removes_nothing")
+class CannotPackWithoutARoot(DiskStorage):
+    def garbage(self) -> set[bytes]:
+        self.load(ROOT_OID)
+        return super().garbage()
+
+
+@breaks("test_pack_again_changes_nothing")
+class PacksOnce(DiskStorage):
+    is_packed = False
+
+    def remove(self, garbage: set[bytes]) -> None:
+        super().remove(set(self.disk.records) if self.is_packed else garbage)
+        self.is_packed = True
+
+
+@breaks("test_commit_after_a_pack_is_kept")
+class WritesToTheUnpackedFile(DiskStorage):
+    is_packed = False
+
+    def remove(self, garbage: set[bytes]) -> None:
+        super().remove(garbage)
+        self.is_packed = True
+
+    def write(self, pending: dict[bytes, bytes]) -> None:
+        if not self.is_packed:
+            super().write(pending)
+
+
+@breaks("test_pack_gives_no_promised_oid_again")
+class PackForgetsPromises(DiskStorage):
+    def remove(self, garbage: set[bytes]) -> None:
+        super().remove(garbage)
+        self.disk.next_oid_int = 0
+
+
+@breaks("test_pack_keeps_what_is_committed_between_its_steps")
+class PacksToWhatWasThere(DiskStorage):
+    def get_packer(self) -> Iterator[object]:
+        kept = {oid: self.disk.records[oid] for oid in self.disk.records.keys() - self.garbage()}
+        yield "copied"
+        removed = self.disk.records.keys() - kept.keys()
+        self.remove(removed)
+        self.disk.records.update(kept)
+
+
+@breaks("test_pack_keeps_garbage_that_a_commit_reaches_again")
+class JudgesGarbageOnce(DiskStorage):
+    def get_packer(self) -> Iterator[object]:
+        garbage = self.garbage()
+        yield "judged"
+        self.remove(garbage)
+
+
+class _PacksInPlace(DiskStorage):
+    def get_packer(self) -> Iterator[object]:
+        garbage = self.garbage()
+        kept = {oid: self.disk.records.pop(oid) for oid in self.disk.records.keys() - garbage}
+        self.sync()
+        yield "everything is elsewhere"
+        self.disk.records.update(kept)
+        self.remove(garbage)
+        self.sync()
+
+
+@breaks(
+    "test_pack_serves_loads_between_its_steps",
+    "test_packer_that_is_dropped_leaves_what_the_root_reaches",
+)
+class HidesRecordsWhileItPacks(_PacksInPlace):
+    pass
+
+
+@breaks("test_sync_reports_what_a_pack_removed", "test_end_tells_its_handler_what_a_pack_removed")
+class PacksInSilence(DiskStorage):
+    def remove(self, garbage: set[bytes]) -> None:
+        super().remove(garbage)
+        self.stale -= garbage
+
+
+@breaks("test_pack_reports_to_every_session")
+class ReportsAPackToItsCaller(DiskStorage):
+    def remove(self, garbage: set[bytes]) -> None:
+        super().remove(garbage)
+        for session in self.disk.sessions:
+            if session is not self:
+                session.stale -= garbage
+
+
+@breaks("test_can_share_tells_the_truth")
+class ClaimsToShare(MemoryStorage):
+    can_share = True
+
+
+@breaks("test_can_share_tells_the_truth")
+class SharesInSecret(DiskStorage):
+    can_share = False
+
+
+@breaks("test_can_share_tells_the_truth")
+class SharesItself(DiskStorage):
+    def new_session(self) -> Storage:
+        return self
+
+
+@breaks("test_new_session_sees_what_is_committed")
+class SessionsBeginEmpty(DiskStorage):
+    def new_session(self) -> Storage:
+        session = type(self)(self.disk)
+        session.view = {}
+        return session
+
+
+@breaks("test_sessions_have_transactions_of_their_own")
+class SharesOneTransaction(DiskStorage):
+    @property
+    def pending(self) -> dict[bytes, bytes] | None:
+        return vars(self.disk).get("pending")
+
+    @pending.setter
+    def pending(self, pending: dict[bytes, bytes] | None) -> None:
+        vars(self.disk)["pending"] = pending
+
+
+@breaks("test_session_reads_one_state_until_it_syncs")
+class ReadsTheNewest(DiskStorage):
+    def load(self, oid: bytes) -> bytes:
+        self.view = self.disk.records
+        return super().load(oid)
+
+
+@breaks("test_sync_reports_what_other_sessions_changed")
+class ReportsNothing(DiskStorage):
+    def tell_others(self, oids: Iterable[bytes]) -> None:
+        pass
+
+
+@breaks("test_sync_reports_what_other_sessions_changed")
+class ReportsForEver(DiskStorage):
+    def sync(self) -> list[bytes]:
+        stale = set(self.stale)
+        super().sync()
+        self.stale = stale
+        return sorted(stale)
+
+
+class _TellsNoHandler(DiskStorage):
+    def end(self, handle_invalidations: Handler = None) -> None:
+        super().end()
+
+
+@breaks(
+    "test_end_tells_its_handler_what_others_changed",
+    "test_end_tells_its_handler_what_a_pack_removed",
+    "test_end_that_its_handler_refuses_keeps_nothing",
+)
+class TellsNoHandler(_TellsNoHandler):
+    pass
+
+
+@breaks("test_end_that_its_handler_refuses_keeps_nothing")
+class AsksTheHandlerTooLate(DiskStorage):
+    def end(self, handle_invalidations: Handler = None) -> None:
+        stale = sorted(self.stale)
+        super().end()
+        if stale and handle_invalidations:
+            handle_invalidations(stale)
+
+
+@breaks("test_end_does_not_overwrite_what_another_session_changed")
+class TheLastWriterWins(DiskStorage):
+    def check_conflict(self, pending: dict[bytes, bytes]) -> None:
+        pass
+
+
+@breaks("test_new_oid_gives_none_that_is_promised_to_another_session")
+class PromisesOneOidTwice(DiskStorage):
+    def __init__(self, disk: Disk, readonly: bool = False) -> None:
+        super().__init__(disk, readonly)
+        self.next_oid_int = 0
+
+    def new_oid(self) -> bytes:
+        self.disk.next_oid_int = self.next_oid_int
+        oid = super().new_oid()
+        self.next_oid_int = self.disk.next_oid_int
+        return oid
+
+
+@breaks("test_closing_a_session_leaves_the_others")
+class ClosesAllSessions(DiskStorage):
+    def close(self) -> None:
+        for session in list(self.disk.sessions):
+            DiskStorage.close(session)
+
+
+# -- the tests -------------------------------------------------------------------------------------
+
+
+def run_clause(name: str, cls: type[Storage]) -> None:
+    """Run one clause on a new storage of a class."""
+    place = Place(partial(cls, Disk()) if issubclass(cls, DiskStorage) else cls)
+    clause = getattr(StorageTests(), name)
+    assert all(getattr(cls, ability) for ability in needs_of(clause)), "the clause does not bind it"
+    try:
+        clause(place)
+    finally:
+        with suppress(Exception):
+            place.close()
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [(cls, name) for cls, names in CAUGHT_BY.items() for name in names],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_wrong_storage_is_caught(cls: type[Storage], name: str) -> None:
+    """A clause fails on a storage that breaks it, and holds on the right one behind that."""
+    right = DiskStorage if issubclass(cls, DiskStorage) else MemoryStorage
+    run_clause(name, right)
+    with pytest.raises((Exception, pytest.fail.Exception)):
+        run_clause(name, cls)
+
+
+def test_each_clause_catches_one() -> None:
+    """No clause of the contract is without a storage in the zoo that it catches."""
+    caught = {name for names in CAUGHT_BY.values() for name in names}
+    assert caught == set(clauses(StorageTests))
