@@ -39,7 +39,7 @@ class SpeedupsBuildHook(BuildHookInterface[BuilderConfig]):
         self._work_dir = Path(tempfile.mkdtemp(prefix="durus-speedups-"))
         try:
             built = _compile(Path(self.root, SOURCE), self._work_dir)
-        except (BaseError, CCompilerError, OSError) as error:
+        except (BaseError, CCompilerError) as error:
             self.app.display_warning(
                 f"{error}\nWARNING: {MODULE} could not be compiled. Durus will work in pure Python,"
                 " with the same behaviour and slower. A C compiler and the headers of this Python"
