@@ -9,3 +9,7 @@ if getattr(durus, "__file__", None) is not None:
         "an old Durus is installed in the same environment and hides parts of this one:"
         " run `pip uninstall Durus` and install durus-core again"
     )
+
+from durus.file_storage._storage import FileStorage, TempFileStorage
+
+__all__ = ["FileStorage", "TempFileStorage"]

@@ -22,6 +22,7 @@ import errno
 import fcntl
 import os
 import stat
+import tempfile
 from contextlib import suppress
 from typing import NoReturn
 
@@ -47,6 +48,7 @@ __all__ = [
     "rename_over",
     "second_name",
     "sync_directory",
+    "temporary_directory",
 ]
 
 # More than any inode changes hands between open and lock; only an error of ours would reach it.
@@ -244,6 +246,11 @@ def create_temporary(directory: str, prefix: str, suffix: str = "") -> File:
         except FileExistsError:
             continue
     raise StorageError(f"tried to make a temporary file in {directory!r}, found no free name")
+
+
+def temporary_directory() -> str:
+    """Give the directory for temporary files."""
+    return tempfile.gettempdir()
 
 
 def create_nameless(directory: str) -> File:

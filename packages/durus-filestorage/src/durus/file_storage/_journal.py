@@ -1,0 +1,414 @@
+"""An open SHELF-1 file: its committed state, and how it grows.
+
+`FileStorage` is the storage contract on top of this. A Journal is replaced by another when the file
+is: after a pack, or when a reader finds that somebody packed it.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from logging import INFO, WARNING
+from struct import Struct
+from struct import error as struct_error
+
+from durus.error import (
+    CorruptionError,
+    DurusKeyError,
+    InvalidOidError,
+    StorageMissingError,
+    StorageWriteError,
+)
+from durus.file_storage._commit_record import (
+    COMMIT_ENTRY_BYTES,
+    SYNCED,
+    UNSYNCED,
+    Commit,
+    pack_commit,
+)
+from durus.file_storage._file import (
+    File,
+    create_file,
+    open_file,
+    remove,
+    rename_over,
+)
+from durus.file_storage._index import Index, IndexFile, write_index
+from durus.file_storage._offset_map import OffsetMap
+from durus.file_storage._shelf import (
+    ENTRY,
+    LENGTH,
+    DamageError,
+    Layout,
+    Scanner,
+    Tip,
+    gen_entries,
+)
+from durus.logger import log
+
+__all__ = ["INDEX_SUFFIX", "NEW_SUFFIX", "Journal"]
+
+INDEX_SUFFIX = ".index"
+NEW_SUFFIX = ".new"
+
+_OID = Struct(">Q")
+_ENTRY_START = Struct(">QQ")
+_ENTRY_HEADER_BYTES = ENTRY.size
+
+# What one load reads: most records are shorter. A walk through neighbouring entries reads more.
+_READ_BYTES = 2048
+_READ_AHEAD_BYTES = 65536
+
+# An index is written when the tail beyond the last one has grown to this, or a quarter of it: so
+# the work of all rewriting is in proportion to what was stored. At close a smaller tail is worth
+# it.
+_TAIL_AT_COMMIT = 100_000
+_TAIL_AT_CLOSE = 1000
+
+
+class Journal:
+    """One open file and what is known about it.
+
+    Attributes:
+        file: the open file, locked if it is open for writing.
+        path: its name, links followed: what other files are named after.
+        layout: where base and map are.
+        index: where each object's entry is.
+        tip: the end of the committed state.
+        next_oid_int: an oid that no object has, nor any above it.
+        failure: why nothing more can be written, or None.
+    """
+
+    def __init__(
+        self, file: File, path: str, layout: Layout, *, durable: bool, keeps_index: bool = True
+    ) -> None:
+        self.file = file
+        self.path = path
+        self.layout = layout
+        self.index = Index(OffsetMap(file, layout))
+        self.tip = layout.tip
+        self.next_oid_int = max(layout.count - 1, 0)
+        self.failure: str | None = None
+        self._durable = durable
+        self._keeps_index = keeps_index
+        self._packed_end = 0
+        self._tail_limit = _TAIL_AT_COMMIT
+        self._buffer = b""
+        self._buffer_offset = 0
+
+    # Reading.
+
+    def load(self, oid: bytes) -> bytes:
+        """Give the committed record of `oid`."""
+        try:
+            (oid_int,) = _OID.unpack(oid)
+        except (struct_error, TypeError):
+            raise InvalidOidError(oid) from None
+        offset = self.find(oid_int)
+        if not offset:
+            self._check_missing(oid_int)
+            raise DurusKeyError(oid)
+        start = offset - self._buffer_offset
+        buffer = self._buffer
+        if start < 0 or start + _ENTRY_HEADER_BYTES > len(buffer):
+            buffer = self._fill(offset, oid_int)
+            start = 0
+        length, entry_oid_int, record_oid_int, data_bytes = ENTRY.unpack_from(buffer, start)
+        spare = length - data_bytes - 20
+        if entry_oid_int != oid_int or record_oid_int != oid_int or spare < 0 or spare & 7:
+            raise self._corruption(
+                DamageError(offset, "something that is not this object's entry", oid_int)
+            )
+        stop = start + 8 + length
+        if stop <= len(buffer):
+            return buffer[start + 16 : stop]
+        return self._read_long(offset, length, oid_int)
+
+    def find(self, oid_int: int) -> int:
+        """Give the file offset of an oid's newest entry, 0 if there is none."""
+        try:
+            return self.index.find(oid_int)
+        except DamageError as damage:
+            self._replace_index(damage)
+            return self.index.find(oid_int)
+
+    def gen_oid_record(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every object's record in the order of the file.
+
+        What is stored meanwhile comes at the end, if it did not come before.
+        """
+        file = self.file
+        try:
+            for offset, oid_int, record in gen_entries(file, 16, self.layout.map_offset):
+                if self.find(oid_int) == offset:
+                    yield record[:8], record
+            position = self.layout.map_end
+            while position < self.tip.end:
+                start = position + 8
+                position = start + LENGTH.unpack(file.read(position, 8))[0]
+                for offset, oid_int, record in gen_entries(file, start, position):
+                    if self.find(oid_int) == offset:
+                        yield record[:8], record
+        except DamageError as damage:
+            raise self._corruption(damage) from damage
+
+    def _fill(self, offset: int, oid_int: int) -> bytes:
+        """Read what is at `offset`, and more if what is read lies beside what was read before."""
+        previous_end = self._buffer_offset + len(self._buffer)
+        is_walk = self._buffer_offset < offset <= previous_end + _READ_BYTES
+        wanted = _READ_AHEAD_BYTES if is_walk else _READ_BYTES
+        self._buffer = b""
+        buffer = self._read(offset, min(wanted, self.tip.end - offset), oid_int)
+        if len(buffer) < _ENTRY_HEADER_BYTES:
+            raise self._corruption(DamageError(offset, "the end of the file", oid_int))
+        self._buffer = buffer
+        self._buffer_offset = offset
+        return buffer
+
+    def _read_long(self, offset: int, length: int, oid_int: int) -> bytes:
+        """Read an entry that is longer than what was read at first."""
+        if offset + 8 + length > self.tip.end:
+            raise self._corruption(
+                DamageError(offset, f"an entry of {length} bytes that ends after the file", oid_int)
+            )
+        record = self._read(offset + 16, length - 8, oid_int)
+        if len(record) != length - 8:
+            raise self._corruption(DamageError(offset, "the end of the file", oid_int))
+        return record
+
+    def _read(self, offset: int, length: int, oid_int: int) -> bytes:
+        if length <= 0:
+            return b""
+        try:
+            return self.file.read(offset, length)
+        except OSError as error:
+            reason = f"nothing readable: {error.strerror}"
+            raise self._corruption(DamageError(offset, reason, oid_int)) from error
+
+    def _check_missing(self, oid_int: int) -> None:
+        source = self.index.source
+        if not isinstance(source, OffsetMap):
+            return
+        try:
+            source.check_missing(oid_int)
+        except DamageError as damage:
+            raise self._corruption(damage) from damage
+
+    def _corruption(self, damage: DamageError) -> CorruptionError:
+        oid_int = damage.oid_int
+        what = "" if oid_int is None else f" object {oid_int} from"
+        return CorruptionError(
+            f"tried to read{what} {self.file.path!r} at offset {damage.offset}, found"
+            f" {damage.reason}; restore a backup, or open it with repair=True to keep the rest",
+            path=self.file.path,
+            offset=damage.offset,
+            oid=None if oid_int is None else _OID.pack(oid_int),
+        )
+
+    # Writing.
+
+    def append(self, records: dict[int, bytes]) -> None:
+        """Commit records, by oid, as one transaction.
+
+        Raises:
+            StorageWriteError: the system refused, and the state is as before.
+        """
+        tip = self.tip
+        position = tip.end + 8
+        parts = [b""]
+        offsets: dict[int, int] = {}
+        for oid_int, record in records.items():
+            length = len(record) + 8
+            parts.append(_ENTRY_START.pack(length, oid_int))
+            parts.append(record)
+            offsets[oid_int] = position
+            position += length + 8
+        end = position + COMMIT_ENTRY_BYTES
+        parts[0] = LENGTH.pack(end - tip.end - 8)
+        transaction = bytearray().join(parts)
+        time_us = time.time_ns() // 1000
+        commit_format = SYNCED if self._durable else UNSYNCED
+        crc = zlib.crc32(transaction)
+        commit = Commit(commit_format, crc, time_us, tip.serial + 1, tip.commit_offset)
+        transaction += pack_commit(commit)
+        self._write(transaction)
+        self.tip = Tip(end, commit.serial, position, time_us, tip.transactions + 1)
+        self.index.tail.update(offsets)
+        self.keep_index()
+
+    def _write(self, transaction: bytearray) -> None:
+        """Put a transaction at the end of the file, or leave the file as it was."""
+        attempt = f"tried to commit {len(transaction)} bytes to {self.file.path!r}"
+        is_done = False
+        try:
+            self.file.write(self.tip.end, transaction)
+            if self._durable:
+                self._sync(attempt)
+            is_done = True
+        except StorageWriteError:
+            raise
+        except OSError as error:
+            raise StorageWriteError(
+                f"{attempt}, the system says: {_reason(error)}; nothing of it is stored"
+            ) from error
+        finally:
+            if not is_done:
+                self._cut_back()
+
+    def _sync(self, attempt: str) -> None:
+        """Sync the file; if that fails, never write to it again.
+
+        The system may have dropped what it could not write as if it had been written, so that a
+        second sync would succeed and prove nothing.
+        """
+        try:
+            self.file.sync()
+        except OSError as error:
+            self.failure = f"a sync failed: {_reason(error)}"
+            raise StorageWriteError(
+                f"{attempt}, the sync failed: {_reason(error)}; nothing of it is stored, nor"
+                " anything more will be until the file is opened again"
+            ) from error
+
+    def _cut_back(self) -> None:
+        """Remove what a failed commit left, lest it is found when the file is opened again."""
+        try:
+            self.file.truncate(self.tip.end)
+        except OSError as error:
+            self.failure = self.failure or f"what a failed write left is there: {_reason(error)}"
+
+    def keep_index(self) -> None:
+        """Write the index file, if the tail beyond the last one has become long."""
+        if len(self.index.tail) > self._tail_limit and not self._packed_end:
+            self.write_index()
+
+    def write_index(self) -> None:
+        """Write the index file. It is a cache: if that fails, say so in the log and go on."""
+        if not self._keeps_index or self.failure:
+            return
+        new_path = self.path + INDEX_SUFFIX + NEW_SUFFIX
+        self._tail_limit = 2 * len(self.index.tail) + _TAIL_AT_COMMIT
+        try:
+            if not self._durable:
+                self._sync(f"tried to write the index of {self.path!r}")
+            remove(new_path)
+            index_file = self._write_index_file(new_path)
+        except (OSError, DamageError) as error:
+            log(WARNING, "no index is written for %s: %s", self.path, error)
+            with suppress(OSError):
+                remove(new_path)
+            return
+        if index_file is None:
+            log(INFO, "no index is written for %s: its oids are too scattered", self.path)
+            return
+        self.take_index(index_file)
+
+    def _write_index_file(self, new_path: str) -> IndexFile | None:
+        file = create_file(new_path)
+        try:
+            file.adopt_mode_and_owner(self.file)
+            index_file = write_index(file, self.index, self.tip, self.next_oid_int, self.file)
+            if index_file is None:
+                remove(new_path)
+            else:
+                rename_over(new_path, self.path + INDEX_SUFFIX)
+        except BaseException:
+            file.close()
+            raise
+        return index_file
+
+    def take_index(self, index_file: IndexFile) -> None:
+        """Use an index file that covers everything up to the tip."""
+        self.index = Index(index_file)
+        self._tail_limit = max(_TAIL_AT_COMMIT, index_file.covered.object_count // 4)
+
+    def close(self) -> None:
+        """Close the file; write the index first if enough has been stored since the last one."""
+        index = self.index
+        source = index.source
+        indexed = source.covered.object_count if isinstance(source, IndexFile) else 0
+        if not self.file.readonly and len(index.tail) >= max(_TAIL_AT_CLOSE, indexed // 64):
+            self.write_index()
+        self._buffer = b""
+        self.file.close()
+
+    # Catching up with the file.
+
+    def scan(self, limit: int, changed: set[int] | None = None) -> None:
+        """Take in the whole transactions between the tip and `limit`.
+
+        Args:
+            limit: file offset.
+            changed: takes the oids in them, if it is given.
+
+        Raises:
+            DamageError: what follows the tip then is not whole.
+        """
+        scanner = Scanner(self.file, limit)
+        while self.tip.end < limit:
+            self.tip, offsets = scanner.read(self.tip)
+            self.index.tail.update(offsets)
+            self.next_oid_int = max(self.next_oid_int, max(offsets, default=-1) + 1)
+            if changed is not None:
+                changed.update(offsets)
+
+    def use_index_file(self) -> None:
+        """Take the index file, if there is one and it is about this journal."""
+        try:
+            file = open_file(self.path + INDEX_SUFFIX, readonly=True)
+            index_file = IndexFile.read(file, self.file)
+        except StorageMissingError:
+            return
+        except (OSError, DamageError) as error:
+            reason = error.reason if isinstance(error, DamageError) else error
+            log(INFO, "the index of %s is not used, found %s", self.path, reason)
+            return
+        self.take_index(index_file)
+        self.tip = index_file.covered.tip
+        self.next_oid_int = max(self.next_oid_int, index_file.covered.next_oid_int)
+
+    def forget_index_file(self) -> None:
+        """Find everything in the journal itself."""
+        self.index = Index(OffsetMap(self.file, self.layout))
+        self.tip = self.layout.tip
+
+    def begin_pack(self) -> None:
+        """Set the present state aside for a pack; `find_packed` finds in it from now on."""
+        self._packed_end = self.tip.end
+        self.index.split()
+
+    def end_pack(self) -> None:
+        """Forget the state that was set aside."""
+        self._packed_end = 0
+        self.index.join()
+
+    def find_packed(self, oid_int: int) -> int:
+        """Give what `find` would have given when the running pack began."""
+        try:
+            return self.index.find_older(oid_int)
+        except DamageError as damage:
+            self._replace_index(damage)
+            return self.index.find_older(oid_int)
+
+    def _replace_index(self, damage: DamageError) -> None:
+        """Make the index again from the journal, when the file that serves as one is damaged."""
+        if not isinstance(self.index.source, IndexFile):
+            raise self._corruption(damage) from damage
+        log(WARNING, "the index of %s is made again, found %s", self.path, damage.reason)
+        tip = self.tip
+        self.forget_index_file()
+        try:
+            if self._packed_end:
+                self.scan(self._packed_end)
+                self.index.split()
+            self.scan(tip.end)
+        except DamageError as new_damage:
+            raise self._corruption(new_damage) from new_damage
+        finally:
+            self.tip = tip
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,0 +1,236 @@
+"""From a path to an open Journal: making the file, judging it, recovering its end."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from logging import WARNING
+
+from durus.error import DurusError, StorageFormatError, StorageOpenError
+from durus.file_storage._file import (
+    File,
+    create_file,
+    create_temporary,
+    exists,
+    lock_file,
+    open_file,
+    real_path,
+    remove,
+    rename_over,
+    sync_directory,
+    temporary_directory,
+)
+from durus.file_storage._journal import INDEX_SUFFIX, NEW_SUFFIX, Journal
+from durus.file_storage._recovery import corruption_error, judge_tail
+from durus.file_storage._shelf import (
+    EMPTY_FILE,
+    MAGIC,
+    DamageError,
+    Layout,
+    copy_range,
+    crc_of_range,
+    read_layout,
+)
+from durus.logger import log
+
+__all__ = ["has_magic", "open_journal", "open_temporary"]
+
+PACK_SUFFIX = ".pack"
+PREPACK_SUFFIX = ".prepack"
+REPAIR_SUFFIX = ".repair"
+TORN_SUFFIX = ".torn.new"
+
+# What an interrupted pack, repair or writing of an index may have left. Only the one who has the
+# lock makes these.
+_LEFTOVERS = (
+    PACK_SUFFIX,
+    PREPACK_SUFFIX + NEW_SUFFIX,
+    REPAIR_SUFFIX,
+    TORN_SUFFIX,
+    INDEX_SUFFIX + NEW_SUFFIX,
+)
+
+_OTHER_FORMATS = {
+    b"DFS20\0": "a FileStorage2 database; open it with durus.file_storage2.FileStorage2",
+    b"SQLite format 3": "an SQLite database; open it with durus.sqlite_storage.SqliteStorage",
+    b"FS2": "a ZODB FileStorage database, which Durus cannot read",
+    b"FS3": "a ZODB FileStorage database, which Durus cannot read",
+    b"\x1f\x8b": "a gzip file; unpack it first",
+}
+
+
+def open_journal(path: str, *, readonly: bool, durable: bool, uses_index: bool = True) -> Journal:
+    """Open a file, make it if it may be written and is not there, and find its committed state.
+
+    Args:
+        path: the file.
+        readonly: take no lock and change nothing.
+        durable: sync each commit.
+        uses_index: false to read everything from the journal itself.
+
+    Raises:
+        StorageOpenError: or one of its kinds: the file cannot be opened, made or recovered.
+        StorageFormatError: it is not of this format.
+        CorruptionError: it is damaged.
+    """
+    file = open_file(path, readonly=True) if readonly else lock_file(path, create=True)
+    try:
+        return _read_journal(file, durable=durable, uses_index=uses_index)
+    except OSError as error:
+        file.close()
+        if isinstance(error, DurusError):
+            raise
+        raise StorageOpenError(
+            f"tried to open {path!r}, the system says: {error.strerror or error}", path
+        ) from error
+    except BaseException:
+        file.close()
+        raise
+
+
+def open_temporary() -> Journal:
+    """Make an empty file that nobody else needs to see, to be removed when it is closed."""
+    try:
+        file = create_temporary(temporary_directory(), "durus-", ".durus")
+        file.try_lock()
+        file.write(0, EMPTY_FILE)
+    except OSError as error:
+        raise StorageOpenError(f"tried to make a temporary file: {error}") from error
+    layout = _layout(file)
+    return Journal(file, file.path, layout, durable=False, keeps_index=False)
+
+
+def has_magic(path: str) -> bool:
+    """Tell whether the file begins as a SHELF-1 file does; false if it cannot be read."""
+    try:
+        file = open_file(path, readonly=True)
+        return file.read(0, len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def _read_journal(file: File, *, durable: bool, uses_index: bool) -> Journal:
+    path = real_path(file.path)
+    if not file.readonly:
+        _remove_leftovers(path)
+        _make_empty_file(file, path)
+    _check_magic(file)
+    layout = _layout(file)
+    limit = stop = file.length()
+    reason = ""
+    while True:
+        journal = Journal(file, path, layout, durable=durable)
+        if uses_index:
+            journal.use_index_file()
+            limit = file.length()
+            stop = limit
+        indexed_end = journal.tip.end
+        try:
+            journal.scan(stop)
+            break
+        except DamageError as damage:
+            stop = judge_tail(file, journal.tip, damage, limit)
+            reason = damage.reason
+        if stop == journal.tip.end:
+            break
+        # The tail begins before what looked whole.
+        uses_index = False
+    if file.readonly:
+        return journal
+    if stop < limit:
+        _set_tail_aside(file, path, stop, limit, reason)
+    elif journal.tip.end > indexed_end:
+        # Whoever wrote it may not have come to syncing it, and now it is seen.
+        file.sync()
+    journal.keep_index()
+    return journal
+
+
+def _layout(file: File) -> Layout:
+    length = file.length()
+    try:
+        return read_layout(file, length)
+    except DamageError as damage:
+        raise corruption_error(file, damage, "nothing is written there later", length) from damage
+
+
+def _remove_leftovers(path: str) -> None:
+    for suffix in _LEFTOVERS:
+        with suppress(OSError):
+            remove(path + suffix)
+
+
+def _make_empty_file(file: File, path: str) -> None:
+    """Write what a new file holds, over nothing or over what an earlier attempt left of it.
+
+    The name is synced each time: whoever gave the file its name may not have come to it.
+    """
+    if file.length() <= len(EMPTY_FILE):
+        head = file.read(0, len(EMPTY_FILE))
+        if head != EMPTY_FILE and EMPTY_FILE.startswith(head.rstrip(b"\0")):
+            file.write(0, EMPTY_FILE)
+        file.sync_all()
+    sync_directory(path)
+
+
+def _check_magic(file: File) -> None:
+    head = file.read(0, 16)
+    if head.startswith(MAGIC):
+        return
+    found = "an empty file" if not head else f"something that begins with {head[:8]!r}"
+    for start, name in _OTHER_FORMATS.items():
+        if head.startswith(start):
+            found = name
+    raise StorageFormatError(
+        f"tried to open {file.path!r} as a FileStorage database, found {found}", file.path
+    )
+
+
+def _set_tail_aside(file: File, path: str, start: int, limit: int, reason: str) -> None:
+    """Move what is not whole into a file of its own, and cut it off.
+
+    The copy is on the disk before anything is cut. Interrupted, it is begun again.
+    """
+    aside_path = _free_aside_path(file, f"{path}.torn-{start}", start, limit)
+    if not exists(aside_path):
+        new_path = path + TORN_SUFFIX
+        remove(new_path)
+        aside = create_file(new_path)
+        try:
+            aside.adopt_mode_and_owner(file)
+            copy_range(file, start, limit, aside, 0)
+            aside.sync_all()
+            rename_over(new_path, aside_path)
+        finally:
+            aside.close()
+        sync_directory(path)
+    file.truncate(start)
+    file.sync_all()
+    log(
+        WARNING,
+        "%s ended with %d bytes that are no whole transaction (found %s). They were never"
+        " acknowledged; they are now in %s",
+        file.path,
+        limit - start,
+        reason,
+        aside_path,
+    )
+
+
+def _free_aside_path(file: File, path: str, start: int, limit: int) -> str:
+    """Give the path where the tail is already, from an interrupted attempt, or one that is free."""
+    number = 1
+    candidate = path
+    while exists(candidate) and not _holds(candidate, file, start, limit):
+        number += 1
+        candidate = f"{path}-{number}"
+    return candidate
+
+
+def _holds(path: str, file: File, start: int, limit: int) -> bool:
+    try:
+        aside = open_file(path, readonly=True)
+        if aside.length() != limit - start:
+            return False
+        return crc_of_range(aside, 0, limit - start) == crc_of_range(file, start, limit)
+    except (OSError, DamageError):
+        return False
