@@ -236,6 +236,7 @@ class Journal:
         self._write(transaction)
         self.tip = Tip(end, commit.serial, position, time_us, tip.transactions + 1)
         self.index.tail.update(offsets)
+        self.next_oid_int = max(self.next_oid_int, max(offsets) + 1)
         self.keep_index()
 
     def _write(self, transaction: bytearray) -> None:
