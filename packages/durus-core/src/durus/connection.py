@@ -25,7 +25,6 @@ from durus.error import (
     ConnectionClosedError,
     ConnectionStateError,
     ConnectionThreadError,
-    CorruptRecordError,
     DurusKeyError,
     InvalidOidError,
     ReadConflictError,
@@ -50,9 +49,8 @@ from durus.serialize import (
     ObjectReader,
     ObjectWriter,
     WritableConnection,
-    check_proof,
+    open_record,
     pack_record,
-    unpack_record,
 )
 from durus.storage import Storage
 from durus.utils import as_bytes, int8_to_str
@@ -113,6 +111,7 @@ class Connection(WritableConnection):
         super().__init__(Cache(cache_size))
         opened_here = not isinstance(storage, Storage)
         self._storage = open_storage(storage) if not isinstance(storage, Storage) else storage
+        self._where = str(self._storage)
         self._reader = ObjectReader(self, ClassFinder(trust, broken_objects))
         self._adopted: list[PersistentObject] = []
         self._spare_oids: list[bytes] = []
@@ -165,12 +164,11 @@ class Connection(WritableConnection):
         if found is not None:
             return found
         try:
-            record = self._load(oid)
+            data, refs = self._load(oid)
         except DurusKeyError:
             return None
-        klass = self._reader.get_class(unpack_record(record)[1])
-        obj = self.cache.get_instance(oid, klass, self)
-        self._set_state(obj, record)
+        obj = self.cache.get_instance(oid, self._reader.get_class(data), self)
+        self._set_state(obj, data, refs)
         return obj
 
     def __getitem__(self, oid: int | bytes) -> Any:
@@ -184,11 +182,11 @@ class Connection(WritableConnection):
         for oid, record in self._storage.gen_oid_record(start_oid, batch_size):
             self.claim()
             obj = self.cache.get(oid)
-            if obj is None:
-                klass = self._reader.get_class(unpack_record(record)[1])
-                obj = self.cache.get_instance(oid, klass, self)
-            if obj._p_status == GHOST:
-                self._set_state(obj, record)
+            if obj is None or obj._p_status == GHOST:
+                data, refs = open_record(oid, record, self._where)
+                if obj is None:
+                    obj = self.cache.get_instance(oid, self._reader.get_class(data), self)
+                self._set_state(obj, data, refs)
             yield obj
 
     def get_stored_pickle(self, oid: bytes) -> bytes:
@@ -197,7 +195,7 @@ class Connection(WritableConnection):
         Raises:
             DurusKeyError: no record is stored under `oid`.
         """
-        return unpack_record(self._load(_as_oid(oid)))[1]
+        return self._load(_as_oid(oid))[0]
 
     def load_state(self, obj: PersistentObject) -> None:
         """Load the attributes of a ghost of this connection.
@@ -210,10 +208,10 @@ class Connection(WritableConnection):
         """
         self.claim()
         oid = obj._p_oid
-        self._set_state(obj, self._load(oid))
+        self._set_state(obj, *self._load(oid))
 
-    def _load(self, oid: bytes) -> bytes:
-        """Load a record and check its proof."""
+    def _load(self, oid: bytes) -> tuple[bytes, bytes]:
+        """Load a record and give its data and refs."""
         if self._conflict is not None:
             raise self._conflict
         try:
@@ -225,17 +223,10 @@ class Connection(WritableConnection):
             if self._conflict is not None:
                 raise self._conflict from conflict
             record = self._storage.load(oid)
-        check_proof(record, str(self._storage))
-        return record
+        return open_record(oid, record, self._where)
 
-    def _set_state(self, obj: PersistentBase, record: bytes) -> None:
-        oid, data, refs = unpack_record(record)
+    def _set_state(self, obj: PersistentBase, data: bytes, refs: bytes) -> None:
         serial = obj._p_serial
-        if oid != obj._p_oid:
-            raise CorruptRecordError(
-                f"tried to load {obj!r}, found the record of oid {int.from_bytes(oid, 'big')}",
-                oid=obj._p_oid,
-            )
         try:
             if isinstance(obj, BrokenObject):
                 state: Any = {"stored_data": data, "stored_refs": refs}
@@ -536,8 +527,8 @@ def gen_every_instance(connection: Connection, *classes: type) -> Iterator[Persi
     """
     reader = connection.get_reader()
     for oid, record in connection.get_storage().gen_oid_record():
-        check_proof(record)
-        if issubclass(reader.get_class(unpack_record(record)[1]), classes):
+        data, _ = open_record(oid, record)
+        if issubclass(reader.get_class(data), classes):
             yield connection.get(oid)
 
 
@@ -550,7 +541,6 @@ def touch_every_reference(connection: Connection, *words: str) -> None:
     reader = connection.get_reader()
     sought = [as_bytes(word) for word in words]
     for oid, record in connection.get_storage().gen_oid_record():
-        check_proof(record)
-        data = unpack_record(record)[1]
+        data, _ = open_record(oid, record)
         if any(word in data or word in reader.get_state_pickle(data) for word in sought):
             connection.get(oid)._p_note_change()

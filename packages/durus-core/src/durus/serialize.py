@@ -18,9 +18,9 @@ persistent id `(oid, class)`.
 The class that we write is `80 04 63 module 0a name 0a 2e`: PROTO 4, GLOBAL, STOP. No standard
 pickler makes this form, so its first three bytes say that a proof ends `data`. Durus 4.3 writes `80
 02 63 module 0a name 0a 71 00 2e` and no proof; it ignores what stands after the end of a state, so
-it reads our records. In its records class and state share one memo: the state may refer to the class
-as memo entry 0. Any form of pickle is read. Bytes that follow the state of a record which does not
-promise a proof are damage.
+it reads our records. In its records class and state share one memo: the state may refer to the
+class as memo entry 0. Any form of pickle is read. Bytes that follow the state of a record which does
+not promise a proof are damage.
 
 Example: a `durus.persistent.Persistent` with oid 1 and `x = 2`::
 
@@ -68,6 +68,7 @@ __all__ = [
     "class_pickle",
     "extract_class_name",
     "extract_class_path",
+    "open_record",
     "pack_record",
     "seal",
     "split_oids",
@@ -191,19 +192,50 @@ def check_proof(record: bytes, path: str | None = None) -> bool:
     Raises:
         CorruptRecordError: the record is malformed, or its proof is wrong.
     """
-    oid, data, refs = unpack_record(record)
+    return _is_proven(*unpack_record(record), path)
+
+
+def open_record(oid: bytes, record: bytes, path: str | None = None) -> tuple[bytes, bytes]:
+    """Take apart what was loaded, and check that it is what was stored.
+
+    Args:
+        oid: what was asked for.
+        record: what came.
+        path: where it came from, for the error.
+
+    Returns:
+        data and refs.
+
+    Raises:
+        CorruptRecordError: the record is malformed, is another's, or its proof is wrong.
+    """
+    found, data, refs = unpack_record(record)
+    if found != oid:
+        raise CorruptRecordError(
+            f"tried to load oid {int.from_bytes(oid, 'big')}{_from(path)}, found the record of"
+            f" oid {int.from_bytes(found, 'big')}; restore it from a backup",
+            path=path,
+            oid=oid,
+        )
+    _is_proven(oid, data, refs, path)
+    return data, refs
+
+
+def _is_proven(oid: bytes, data: bytes, refs: bytes, path: str | None) -> bool:
     if data[:3] != _PROVEN_START:
         return False
-    body = data[:-4]
-    if data[-4:] != _PROOF.pack(proof_of(oid, body, refs)):
-        where = f" from {path}" if path else ""
+    if data[-4:] != _PROOF.pack(proof_of(oid, data[:-4], refs)):
         raise CorruptRecordError(
-            f"the record of oid {int.from_bytes(oid, 'big')}{where} does not prove itself: its"
-            " CRC-32 is wrong; restore it from a backup",
+            f"the record of oid {int.from_bytes(oid, 'big')}{_from(path)} does not prove itself:"
+            " its CRC-32 is wrong; restore it from a backup",
             path=path,
             oid=oid,
         )
     return True
+
+
+def _from(path: str | None) -> str:
+    return f" from {path}" if path else ""
 
 
 class ObjectWriter:
