@@ -19,8 +19,8 @@ The class that we write is `80 04 63 module 0a name 0a 2e`: PROTO 4, GLOBAL, STO
 pickler makes this form, so its first three bytes say that a proof ends `data`. Durus 4.3 writes `80
 02 63 module 0a name 0a 71 00 2e` and no proof; it ignores what stands after the end of a state, so
 it reads our records. In its records class and state share one memo: the state may refer to the
-class as memo entry 0. Any form of pickle is read. Bytes that follow the state of a record which does
-not promise a proof are damage.
+class as memo entry 0. Any form of pickle is read. Bytes that follow the state of a record which
+does not promise a proof are damage.
 
 Example: a `durus.persistent.Persistent` with oid 1 and `x = 2`::
 
