@@ -193,27 +193,20 @@ def remove(root: Node, key: Any) -> Item:
     Raises:
         KeyError: there is none.
     """
-    path = []
-    node = root
-    probe = (key,)
-    while True:
-        items = node.items
-        position = bisect_left(items, probe)
-        path.append((node, position))
-        nodes = node.nodes
-        if position < len(items) and items[position][0] == key:
-            break
-        if not nodes:
-            raise KeyError(key)
-        node = nodes[position]
-    if nodes or (node is not root and len(items) < node.minimum_degree):
-        return _remove_and_join(root, path)
+    found = find_holder(root, key)
+    if found is None:
+        raise KeyError(key)
+    node, position = found
+    items = node.items
+    if node.nodes or (node is not root and len(items) < node.minimum_degree):
+        return _remove_and_join(root, key)
     node._p_note_change()
     return items.pop(position)
 
 
-def _remove_and_join(root: Node, path: list[tuple[Node, int]]) -> Item:
-    """Remove the item to which `path` leads, and join or even out the nodes that get too empty."""
+def _remove_and_join(root: Node, key: Any) -> Item:
+    """Remove an item that is there, and join or even out the nodes that get too empty by it."""
+    path = _path_to(root, key)
     holder, position = path[-1]
     item = holder.items[position]
     try:
@@ -494,13 +487,14 @@ def _is_full(node: Node) -> bool:
 
 
 def _path_to(root: Node, key: Any) -> list[tuple[Node, int]]:
-    """Give each node from the root to the leaf where `key` belongs, and the position in it."""
+    """Give the nodes from the root to the one where `key` is or belongs, with the positions."""
     path = []
     node = root
+    probe = (key,)
     while True:
-        position = position_of(node.items, key)
+        items, nodes = node.items, node.nodes
+        position = bisect_left(items, probe)
         path.append((node, position))
-        nodes = node.nodes
-        if not nodes:
+        if not nodes or (position < len(items) and items[position][0] == key):
             return path
         node = nodes[position]
