@@ -5,6 +5,7 @@ a fixed hash seed; the objects are the case "golden" of `compat_corpus`, whose c
 `compat_model`. Run again, it makes the same objects under the same oids; the bytes depend also on
 the versions of Python and zlib. STAGE.json says what 4.3 itself reads in FORMAT-STAGE.durus, so that
 it can be checked without 4.3; it is the same for both formats, and for plain and compressed states.
+`names.json` lists the public names of 4.3.
 
 `dfs20-python2.durus` is not among them, for Durus 4.3 does not run on Python 2: `recipe_python2.py`
 says how it was made.
@@ -39,6 +40,19 @@ def make(upstream: compat_sides.Side, directory: Path) -> None:
         )
         _write_expected(upstream, path, format, "empty")
         _make_torn(upstream, directory, prefix, format)
+    _write_names(upstream, directory)
+
+
+def _write_names(upstream: compat_sides.Side, directory: Path) -> None:
+    """Write the public names of 4.3 and the parameters that its functions take, a name a line."""
+    described = upstream.call("compat_names:own_names_here")
+    modules = ",\n ".join(
+        f"{json.dumps(module)}: {{\n  "
+        + ",\n  ".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in names.items())
+        + "\n }"
+        for module, names in described.items()
+    )
+    (directory / "names.json").write_text(f"{{{modules}}}\n", encoding="utf-8")
 
 
 def _make_stages(

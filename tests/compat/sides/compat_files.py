@@ -16,6 +16,7 @@ import durus.serialize
 from durus.connection import ROOT_OID, Connection, touch_every_reference
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
+from durus.persistent_list import PersistentList
 from durus.storage import Storage, gen_oid_class, get_census, get_reference_index
 from durus.utils import str_to_int8
 
@@ -146,6 +147,27 @@ def held_view(name: str, sync: bool = True) -> dict[str, Any]:
     if sync:
         _held[name].abort()
     return view(_held[name])
+
+
+def commit_for_ever(name: str) -> None:
+    """Commit as fast as possible until killed: a counter in the root and, always equal, in a list."""
+    connection = _held[name]
+    root = connection.get_root()
+    root["list"] = PersistentList([0])
+    while True:
+        root["count"] = root.get("count", 0) + 1
+        root["list"][0] = root["count"]
+        root["payload"] = b"some bytes" * (root["count"] % 500)
+        connection.commit()
+
+
+def counter(format: str, path: str, **options: Any) -> dict[str, int]:
+    """Give the two counters of `commit_for_ever`."""
+    storage = open_file(format, path, **options)
+    root = Connection(storage).get_root()
+    counts = {"in the root": root.get("count", 0), "in the list": root.get("list", [0])[0]}
+    storage.close()
+    return counts
 
 
 def release(name: str) -> None:

@@ -101,6 +101,18 @@ class SideProcess:
         self._process.stdin.write(request.encode() + b"\n")
         self._process.stdin.flush()
 
+    def wait(self, delay_s: float) -> None:
+        """Wait while the process works.
+
+        Raises:
+            RuntimeError: it ended meanwhile.
+        """
+        try:
+            self._process.wait(timeout=delay_s)
+        except subprocess.TimeoutExpired:
+            return
+        self._fail("ended before its time")
+
     def kill(self) -> None:
         """Kill the process as it is (SIGKILL), and wait until it is gone."""
         self._process.kill()
