@@ -128,9 +128,7 @@ def storage_class(name: str) -> type[Storage]:
     owners = _entries_by_name().get(name, [])
     if not owners:
         raise BackendError(_not_installed_text(name), name)
-    if len(owners) > 1:
-        raise BackendError(_two_owners_text(name, owners), name)
-    return _load(owners[0])
+    return _load(name, owners)
 
 
 def open_storage(path_or_url: str | os.PathLike[str], **options: Any) -> Storage:
@@ -154,7 +152,8 @@ def open_storage(path_or_url: str | os.PathLike[str], **options: Any) -> Storage
             return _open_url(*url, options)
     path = os.fsdecode(path_or_url)
     cls = _class_for_path(path, must_exist=bool(options.get("readonly")))
-    return _make(cls, cls.__name__, (path,), options)
+    _check_options(cls, None, options)
+    return _make(cls, (path,), options)
 
 
 def file_path(path_or_url: str | os.PathLike[str]) -> str | None:
@@ -195,13 +194,11 @@ def _open_url(name: str, rest: str, options: Mapping[str, Any]) -> Storage:
     url_options = _options_from(cls, name, query)
     for twice in sorted(url_options.keys() & options.keys()):
         raise BackendError(f"option {twice!r} is given in the URL and as a keyword", name)
-    return _make(cls, f"{name}:", arguments, {**url_options, **options})
+    _check_options(cls, name, options)
+    return _make(cls, arguments, {**url_options, **options})
 
 
-def _make(
-    cls: type[Storage], label: str, arguments: tuple[str, ...], options: Mapping[str, Any]
-) -> Storage:
-    _check_options(cls, label, options)
+def _make(cls: type[Storage], arguments: tuple[str, ...], options: Mapping[str, Any]) -> Storage:
     constructor: Callable[..., Storage] = cls
     return constructor(*arguments, **options)
 
@@ -212,7 +209,7 @@ def _arguments_from(cls: type[Storage], name: str, address: str) -> tuple[str, .
     if not address:
         if first is None or (first.default is not Parameter.empty and not _is_file_like(cls)):
             return ()
-        raise BackendError(f"'{name}:' needs a {first.name} after the colon", name)
+        raise BackendError(f"'{name}:' needs its {first.name} after the colon", name)
     if first is None:
         raise BackendError(f"'{name}:' takes nothing after the colon, got {address!r:.80}", name)
     if _is_file_like(cls):
@@ -231,30 +228,34 @@ def _path_from(name: str, address: str) -> str:
                 name,
             )
         address = slash + rest
-    return os.fsdecode(unquote_to_bytes(address))
+    path = unquote_to_bytes(address)
+    if b"\0" in path:
+        raise BackendError(f"'{name}:{address:.80}' has a null byte, which no path may have", name)
+    return os.fsdecode(path)
 
 
 def _options_from(cls: type[Storage], name: str, query: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     known = _option_parameters(cls)
-    for part in query.split("&") if query else ():
+    for part in filter(None, query.split("&")):
         option, _, text = map(unquote, part.partition("="))
         if option in options:
             raise BackendError(f"option {option!r} is given twice in the URL", name)
-        _check_options(cls, f"{name}:", [option])
+        _check_options(cls, name, [option])
         annotation = known[option].annotation if option in known else str
         options[option] = _typed(name, option, text, annotation)
     return options
 
 
-def _check_options(cls: type[Storage], label: str, names: Iterable[str]) -> None:
+def _check_options(cls: type[Storage], name: str | None, options: Iterable[str]) -> None:
     known = _option_parameters(cls)
     if any(p.kind is Parameter.VAR_KEYWORD for p in _parameters(cls)):
         return
-    for name in names:
-        if name not in known:
-            shown = ", ".join(sorted(known)) or "none"
-            raise BackendError(f"{label} has no option {name!r:.80} (it has: {shown})", label)
+    label = f"'{name}:'" if name else cls.__name__
+    for option in options:
+        if option not in known:
+            shown = _names_text(sorted(known))
+            raise BackendError(f"{label} has no option {option!r:.80} (it has: {shown})", name)
 
 
 def _typed(name: str, option: str, text: str, annotation: object) -> Any:
@@ -361,7 +362,7 @@ def _class_of_file(path: str, first_bytes: bytes) -> type[Storage]:
     failures: dict[str, Exception] = {}
     for name in sorted(entries, key=lambda name: (name != likely, name)):
         try:
-            cls = storage_class(name)
+            cls = _load(name, entries[name])
             if _is_file_like(cls) and cls.has_format(path):
                 return cls
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the others must be asked
@@ -389,8 +390,10 @@ def _entries_by_name() -> dict[str, list[EntryPoint]]:
     return found
 
 
-def _load(entry: EntryPoint) -> type[Storage]:
-    name = entry.name.lower()
+def _load(name: str, owners: list[EntryPoint]) -> type[Storage]:
+    if len(owners) > 1:
+        raise BackendError(_two_owners_text(name, owners), name)
+    [entry] = owners
     try:
         cls = entry.load()
     except Exception as error:  # a plug-in may fail in any way
