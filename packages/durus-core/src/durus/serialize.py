@@ -456,8 +456,9 @@ class ObjectReader:
                 klass = self._find_class(module, name)
             else:
                 klass = self._make_unpickler(BytesIO(data)).load()
-        except _DAMAGE as error:
-            raise CorruptRecordError(f"a record does not begin with its class: {error}") from error
+        except (*_DAMAGE, ValueError, MemoryError) as error:
+            # A byte changed in the first three, which say whether a proof follows, leads here.
+            raise CorruptRecordError(f"a record does not begin with its class: {error!r}") from error
         if isinstance(klass, type) and issubclass(klass, BrokenInstance):
             klass = klass.persistent_class
         if not isinstance(klass, type) or not issubclass(klass, PersistentBase):
@@ -482,8 +483,8 @@ class ObjectReader:
         if not load:
             return self.get_state_pickle(data)
         self._load_count += 1
-        start = _find_state(data)
         try:
+            start = _find_state(data)
             return self._read_proven(data, start) if start else self._read_unproven(data)
         except _DAMAGE as error:
             raise CorruptRecordError(f"a record's state is damaged: {error!r}") from error
@@ -494,9 +495,9 @@ class ObjectReader:
         Raises:
             CorruptRecordError: the data is damaged.
         """
-        start = _find_state(data)
         end = len(data) - _PROOF.size
         try:
+            start = _find_state(data)
             if not start:
                 file = BytesIO(data)
                 self._make_unpickler(file).load()
