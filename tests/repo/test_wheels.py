@@ -153,6 +153,18 @@ def test_the_demonstration_runs_from_the_wheels(
     assert done.stdout == "durus._speedups\n"
 
 
+def test_users_code_type_checks_against_the_wheels(
+    built: Path, empty_environment: Path, tmp_path: Path
+) -> None:
+    """mypy finds the types of what is installed: the markers are where it looks for them."""
+    _run(empty_environment / "pip", "install", "-q", *sorted(built.glob("*.whl")), cwd=tmp_path)
+    for sample in (ROOT / "tests" / "typing").glob("*.py"):
+        shutil.copy(sample, tmp_path)
+    samples = sorted(tmp_path.glob("*.py"))
+    python = f"--python-executable={empty_environment / 'python'}"
+    _run(sys.executable, "-m", "mypy", "--strict", python, *samples, cwd=tmp_path)
+
+
 def test_durus_works_without_a_compiler(
     built: Path, pure_wheel: tuple[Path, str], empty_environment: Path, tmp_path: Path
 ) -> None:

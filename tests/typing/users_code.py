@@ -13,6 +13,7 @@ from durus.backends import open_storage
 from durus.btree import BTree
 from durus.connection import Connection, gen_every_instance
 from durus.error import ConflictError, DurusKeyError
+from durus.file_storage import FileStorage
 from durus.persistent import Persistent, PersistentObject
 from durus.persistent_dict import PersistentDict
 from durus.persistent_list import PersistentList
@@ -81,6 +82,7 @@ def connections(path: Path, storage: Storage) -> None:
     """A connection takes a storage, a path or a URL, and is a context manager."""
     Connection(MemoryStorage())
     Connection("app.durus", cache_size=10)
+    Connection(FileStorage("app.durus", readonly=True))
     Connection(3)  # type: ignore[arg-type]
     with Connection(path) as connection:
         with connection.transaction() as root:
@@ -91,6 +93,7 @@ def connections(path: Path, storage: Storage) -> None:
             assert_type(error.oids, list[bytes])
             connection.abort()
         for user in gen_every_instance(connection, User):
+            assert isinstance(user, User)
             user.name = "Al"
     try:
         assert_type(storage.load(bytes(8)), bytes)
