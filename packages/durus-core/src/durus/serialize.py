@@ -458,7 +458,9 @@ class ObjectReader:
                 klass = self._make_unpickler(BytesIO(data)).load()
         except (*_DAMAGE, ValueError, MemoryError) as error:
             # A byte changed in the first three, which say whether a proof follows, leads here.
-            raise CorruptRecordError(f"a record does not begin with its class: {error!r}") from error
+            raise CorruptRecordError(
+                f"a record does not begin with its class: {error!r}"
+            ) from error
         if isinstance(klass, type) and issubclass(klass, BrokenInstance):
             klass = klass.persistent_class
         if not isinstance(klass, type) or not issubclass(klass, PersistentBase):
