@@ -158,9 +158,9 @@ def test_users_code_type_checks_against_the_wheels(
 ) -> None:
     """mypy finds the types of what is installed: the markers are where it looks for them."""
     _run(empty_environment / "pip", "install", "-q", *sorted(built.glob("*.whl")), cwd=tmp_path)
-    for sample in (ROOT / "tests" / "typing").glob("*.py"):
+    for sample in (ROOT / "tests" / "typing").glob("users_*.py"):
         shutil.copy(sample, tmp_path)
-    samples = sorted(tmp_path.glob("*.py"))
+    samples = sorted(tmp_path.glob("users_*.py"))
     python = f"--python-executable={empty_environment / 'python'}"
     _run(sys.executable, "-m", "mypy", "--strict", python, *samples, cwd=tmp_path)
 
