@@ -128,8 +128,8 @@ class BNode(PersistentObject):
         return sum(1 for _ in _btree_nodes.walk(self))
 
     def get_level(self) -> int:
-        """Give the height of this node: 1 for a leaf."""
-        level, node = 1, self
+        """Give the height of this node above the leaves: 0 for a leaf."""
+        level, node = 0, self
         while node.nodes:
             level, node = level + 1, node.nodes[0]
         return level
@@ -336,7 +336,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     def get_depth(self) -> int:
         """Count the nodes on the way from the root to a leaf; 1 for an empty tree."""
-        return self.root.get_level()
+        return self.root.get_level() + 1
 
     def get_node_count(self) -> int:
         """Count the nodes. Visits each."""
