@@ -23,7 +23,7 @@ def copy_with(container: Container, **state: object) -> Container:
 
     `__init__` is not called: a subclass may have given it other parameters.
     """
-    new: Container = PersistentObject.__new__(type(container))  # type: ignore[assignment]
+    new = PersistentObject.__new__(type(container))
     whole = container.__getstate__()
     # Together, so that an own __setstate__ never holds what the two would share.
     new.__setstate__({**whole, **state} if isinstance(whole, dict) else whole)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from _thread import get_ident
 from collections.abc import Callable, Iterator
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 from zlib import crc32
 
@@ -58,31 +58,41 @@ class PersistentBase:
     _p_serial: int
     _p_status: int
 
-    # What __init__ is called with belongs to the subclass, not to this.
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> PersistentBase:  # noqa: PYI034
-        self = object.__new__(cls)
-        _set(self, "_p_connection", None)
-        _set(self, "_p_oid", None)
-        _set(self, "_p_serial", 0)
-        _set(self, "_p_status", UNSAVED)
-        return self
+    # Type checkers would take every name for an attribute of every object, and every argument for
+    # one of every class. They are told what PersistentObject has instead.
+    if TYPE_CHECKING:
 
-    def __getattribute__(self, name: str) -> Any:
-        if name[:3] != "_p_" and name not in _NAMES_THAT_LOAD_NOTHING:
-            _note_use(self)
-        return _get(self, name)
+        def _p_load_state(self) -> None: ...
+        def _p_set_status_ghost(self) -> None: ...
+        def __setstate__(self, state: Any) -> None: ...
 
-    def __setattr__(self, name: str, value: object) -> None:
-        if name[:3] == "_p_":
-            _check_protocol_value(name, value)
-        else:
-            self._p_note_change()
-        _set(self, name, value)
+    else:
 
-    def __delattr__(self, name: str) -> None:
-        if name[:3] != "_p_":
-            self._p_note_change()
-        object.__delattr__(self, name)
+        # What __init__ is called with belongs to the subclass, not to this.
+        def __new__(cls, *_args: Any, **_kwargs: Any) -> PersistentBase:  # noqa: PYI034
+            self = object.__new__(cls)
+            _set(self, "_p_connection", None)
+            _set(self, "_p_oid", None)
+            _set(self, "_p_serial", 0)
+            _set(self, "_p_status", UNSAVED)
+            return self
+
+        def __getattribute__(self, name: str) -> Any:
+            if name[:3] != "_p_" and name not in _NAMES_THAT_LOAD_NOTHING:
+                _note_use(self)
+            return _get(self, name)
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name[:3] == "_p_":
+                _check_protocol_value(name, value)
+            else:
+                self._p_note_change()
+            _set(self, name, value)
+
+        def __delattr__(self, name: str) -> None:
+            if name[:3] != "_p_":
+                self._p_note_change()
+            object.__delattr__(self, name)
 
     def _p_note_change(self) -> None:
         """Note that the object's state changes, loading it first if it is a ghost.

@@ -28,6 +28,8 @@ class BrokenObject(PersistentObject):
     __slots__ = ("stored_data", "stored_refs")
 
     stored_class: str
+    stored_data: bytes
+    stored_refs: bytes
 
     def __repr__(self) -> str:
         return f"<broken {self.stored_class} {self._p_format_oid()}>"

