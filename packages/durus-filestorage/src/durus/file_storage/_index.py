@@ -127,13 +127,18 @@ class Index:
         return page
 
     def gen_oids(self) -> Iterator[int]:
-        """Yield every oid that has an entry, each once, in no order that counts."""
-        newest = self.tail | self.older
-        yield from newest
+        """Yield every oid that has an entry; some may come twice."""
+        yield from self.tail
+        yield from self.gen_older_oids()
+
+    def gen_older_oids(self) -> Iterator[int]:
+        """Yield every oid that had an entry when the running pack began; some may come twice."""
+        older = self.older
+        yield from older
         for number in self.source.numbers() if self.source else ():
             first = number * PAGE_WORDS
             for i, offset in enumerate(self.page(number)):
-                if offset and first + i not in newest:
+                if offset:
                     yield first + i
 
     def split(self) -> None:

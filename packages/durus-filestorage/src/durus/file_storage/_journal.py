@@ -79,6 +79,8 @@ class Journal:
         tip: the end of the committed state.
         next_oid_int: an oid that no object has, nor any above it.
         failure: why nothing more can be written, or None.
+        durable: each commit is synced.
+        keeps_index: there is to be an index file.
     """
 
     def __init__(
@@ -91,8 +93,8 @@ class Journal:
         self.tip = layout.tip
         self.next_oid_int = max(layout.count - 1, 0)
         self.failure: str | None = None
-        self._durable = durable
-        self._keeps_index = keeps_index
+        self.durable = durable
+        self.keeps_index = keeps_index
         self._packed_end = 0
         self._tail_limit = _TAIL_AT_COMMIT
         self._buffer = b""
@@ -108,8 +110,16 @@ class Journal:
             raise InvalidOidError(oid) from None
         offset = self.find(oid_int)
         if not offset:
-            self._check_missing(oid_int)
+            self.check_missing(oid_int)
             raise DurusKeyError(oid)
+        return self.read_record(offset, oid_int)
+
+    def read_record(self, offset: int, oid_int: int) -> bytes:
+        """Read the record of the entry at `offset`, which must be one of this oid.
+
+        Raises:
+            CorruptionError: it is not.
+        """
         start = offset - self._buffer_offset
         buffer = self._buffer
         if start < 0 or start + _ENTRY_HEADER_BYTES > len(buffer):
@@ -118,7 +128,7 @@ class Journal:
         length, entry_oid_int, record_oid_int, data_bytes = ENTRY.unpack_from(buffer, start)
         spare = length - data_bytes - 20
         if entry_oid_int != oid_int or record_oid_int != oid_int or spare < 0 or spare & 7:
-            raise self._corruption(
+            raise self.corruption(
                 DamageError(offset, "something that is not this object's entry", oid_int)
             )
         stop = start + 8 + length
@@ -152,7 +162,7 @@ class Journal:
                     if self.find(oid_int) == offset:
                         yield record[:8], record
         except DamageError as damage:
-            raise self._corruption(damage) from damage
+            raise self.corruption(damage) from damage
 
     def _fill(self, offset: int, oid_int: int) -> bytes:
         """Read what is at `offset`, and more if what is read lies beside what was read before."""
@@ -162,7 +172,7 @@ class Journal:
         self._buffer = b""
         buffer = self._read(offset, min(wanted, self.tip.end - offset), oid_int)
         if len(buffer) < _ENTRY_HEADER_BYTES:
-            raise self._corruption(DamageError(offset, "the end of the file", oid_int))
+            raise self.corruption(DamageError(offset, "the end of the file", oid_int))
         self._buffer = buffer
         self._buffer_offset = offset
         return buffer
@@ -170,12 +180,12 @@ class Journal:
     def _read_long(self, offset: int, length: int, oid_int: int) -> bytes:
         """Read an entry that is longer than what was read at first."""
         if offset + 8 + length > self.tip.end:
-            raise self._corruption(
+            raise self.corruption(
                 DamageError(offset, f"an entry of {length} bytes that ends after the file", oid_int)
             )
         record = self._read(offset + 16, length - 8, oid_int)
         if len(record) != length - 8:
-            raise self._corruption(DamageError(offset, "the end of the file", oid_int))
+            raise self.corruption(DamageError(offset, "the end of the file", oid_int))
         return record
 
     def _read(self, offset: int, length: int, oid_int: int) -> bytes:
@@ -185,18 +195,20 @@ class Journal:
             return self.file.read(offset, length)
         except OSError as error:
             reason = f"nothing readable: {error.strerror}"
-            raise self._corruption(DamageError(offset, reason, oid_int)) from error
+            raise self.corruption(DamageError(offset, reason, oid_int)) from error
 
-    def _check_missing(self, oid_int: int) -> None:
+    def check_missing(self, oid_int: int) -> None:
+        """Refuse to believe that an oid has no entry, if what says so is damaged."""
         source = self.index.source
         if not isinstance(source, OffsetMap):
             return
         try:
             source.check_missing(oid_int)
         except DamageError as damage:
-            raise self._corruption(damage) from damage
+            raise self.corruption(damage) from damage
 
-    def _corruption(self, damage: DamageError) -> CorruptionError:
+    def corruption(self, damage: DamageError) -> CorruptionError:
+        """Make the error that tells of a damage."""
         oid_int = damage.oid_int
         what = "" if oid_int is None else f" object {oid_int} from"
         return CorruptionError(
@@ -229,7 +241,7 @@ class Journal:
         parts[0] = LENGTH.pack(end - tip.end - 8)
         transaction = bytearray().join(parts)
         time_us = time.time_ns() // 1000
-        commit_format = SYNCED if self._durable else UNSYNCED
+        commit_format = SYNCED if self.durable else UNSYNCED
         crc = zlib.crc32(transaction)
         commit = Commit(commit_format, crc, time_us, tip.serial + 1, tip.commit_offset)
         transaction += pack_commit(commit)
@@ -245,7 +257,7 @@ class Journal:
         is_done = False
         try:
             self.file.write(self.tip.end, transaction)
-            if self._durable:
+            if self.durable:
                 self._sync(attempt)
             is_done = True
         except StorageWriteError:
@@ -287,12 +299,12 @@ class Journal:
 
     def write_index(self) -> None:
         """Write the index file. It is a cache: if that fails, say so in the log and go on."""
-        if not self._keeps_index or self.failure:
+        if not self.keeps_index or self.failure:
             return
         new_path = self.path + INDEX_SUFFIX + NEW_SUFFIX
         self._tail_limit = 2 * len(self.index.tail) + _TAIL_AT_COMMIT
         try:
-            if not self._durable:
+            if not self.durable:
                 self._sync(f"tried to write the index of {self.path!r}")
             remove(new_path)
             index_file = self._write_index_file(new_path)
@@ -335,6 +347,50 @@ class Journal:
         self._buffer = b""
         self.file.close()
 
+    # Packing.
+
+    def begin_pack(self) -> None:
+        """Set the present state aside for a pack; `find_packed` finds in it from now on."""
+        self._packed_end = self.tip.end
+        self.index.split()
+
+    def end_pack(self) -> None:
+        """Forget the state that was set aside."""
+        self._packed_end = 0
+        self.index.join()
+
+    def find_packed(self, oid_int: int) -> int:
+        """Give what `find` would have given when the running pack began."""
+        try:
+            return self.index.find_older(oid_int)
+        except DamageError as damage:
+            self._replace_index(damage)
+            return self.index.find_older(oid_int)
+
+    def successor(self, file: File, layout: Layout) -> Journal:
+        """Make the journal of the file that a pack writes, and that is to take this one's place."""
+        return Journal(file, self.path, layout, durable=self.durable, keeps_index=self.keeps_index)
+
+    def object_count(self) -> int | None:
+        """Give the number of objects, where it can be told without a walk."""
+        source = self.index.source
+        if isinstance(source, IndexFile):
+            known = source.covered.object_count
+        elif self.layout.count == 0:
+            known = 0
+        else:
+            return None
+        newest = self.index.older | self.index.tail if self.index.older else self.index.tail
+        return known + sum(not self.index.page(n >> 9)[n & 511] for n in newest)
+
+    def object_count_at_most(self) -> int:
+        """Give a number that the number of objects does not exceed."""
+        source = self.index.source
+        known = self.layout.count
+        if isinstance(source, IndexFile):
+            known = source.covered.object_count
+        return known + len(self.index.tail) + len(self.index.older)
+
     # Catching up with the file.
 
     def scan(self, limit: int, changed: set[int] | None = None) -> None:
@@ -375,28 +431,10 @@ class Journal:
         self.index = Index(OffsetMap(self.file, self.layout))
         self.tip = self.layout.tip
 
-    def begin_pack(self) -> None:
-        """Set the present state aside for a pack; `find_packed` finds in it from now on."""
-        self._packed_end = self.tip.end
-        self.index.split()
-
-    def end_pack(self) -> None:
-        """Forget the state that was set aside."""
-        self._packed_end = 0
-        self.index.join()
-
-    def find_packed(self, oid_int: int) -> int:
-        """Give what `find` would have given when the running pack began."""
-        try:
-            return self.index.find_older(oid_int)
-        except DamageError as damage:
-            self._replace_index(damage)
-            return self.index.find_older(oid_int)
-
     def _replace_index(self, damage: DamageError) -> None:
         """Make the index again from the journal, when the file that serves as one is damaged."""
         if not isinstance(self.index.source, IndexFile):
-            raise self._corruption(damage) from damage
+            raise self.corruption(damage) from damage
         log(WARNING, "the index of %s is made again, found %s", self.path, damage.reason)
         tip = self.tip
         self.forget_index_file()
@@ -406,7 +444,7 @@ class Journal:
                 self.index.split()
             self.scan(tip.end)
         except DamageError as new_damage:
-            raise self._corruption(new_damage) from new_damage
+            raise self.corruption(new_damage) from new_damage
         finally:
             self.tip = tip
 

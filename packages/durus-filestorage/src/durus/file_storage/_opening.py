@@ -20,6 +20,7 @@ from durus.file_storage._file import (
     temporary_directory,
 )
 from durus.file_storage._journal import INDEX_SUFFIX, NEW_SUFFIX, Journal
+from durus.file_storage._packer import PACK_SUFFIX, PREPACK_SUFFIX
 from durus.file_storage._recovery import corruption_error, judge_tail
 from durus.file_storage._shelf import (
     EMPTY_FILE,
@@ -34,8 +35,6 @@ from durus.logger import log
 
 __all__ = ["has_magic", "open_journal", "open_temporary"]
 
-PACK_SUFFIX = ".pack"
-PREPACK_SUFFIX = ".prepack"
 REPAIR_SUFFIX = ".repair"
 TORN_SUFFIX = ".torn.new"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Generator, Iterator
 from os import PathLike, fsdecode
 from struct import Struct
 from struct import error as struct_error
@@ -18,6 +19,7 @@ from durus.error import (
 from durus.file_storage._commit_record import RESERVED_OID_INT
 from durus.file_storage._file import remove
 from durus.file_storage._opening import has_magic, open_journal, open_temporary
+from durus.file_storage._packer import Packer
 from durus.storage import Storage, check_record
 from durus.utils import int8_to_str
 
@@ -50,7 +52,8 @@ class FileStorage(Storage):
         CorruptionError: it is damaged. Nothing was changed.
     """
 
-    is_persistent: ClassVar[bool] = True
+    can_pack: ClassVar[bool] = True
+    can_open_readonly: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -60,6 +63,8 @@ class FileStorage(Storage):
         *,
         durable: bool = True,
     ) -> None:
+        self._pack_steps: Generator[int, None, None] | None = None
+        self._removed = array("Q")
         self._pending: dict[int, bytes] | None = None
         self._is_temporary = filename is None
         self._is_closed = False
@@ -119,12 +124,15 @@ class FileStorage(Storage):
             self._next_oid_int = oid_int + 1
 
     def end(self, handle_invalidations: Callable[[list[bytes]], None] | None = None) -> None:
-        """Commit as the contract says. This storage is the only writer: nothing is ever invalid."""
+        """Commit as the contract says; what a pack removed is all that can ever be invalid."""
         self._check_open()
         pending, self._pending = self._pending, None
         if pending is None:
             raise StorageTransactionError("end() needs a begin() first")
         self._check_writable()
+        if self._removed and handle_invalidations is not None:
+            handle_invalidations(self._removed_oids())
+            self._removed = array("Q")
         if pending:
             self._journal.append(pending)
 
@@ -135,7 +143,9 @@ class FileStorage(Storage):
         a pack, it opens the new one.
         """
         self._check_open()
-        return []
+        removed = self._removed_oids()
+        self._removed = array("Q")
+        return removed
 
     def new_oid(self) -> bytes:
         self._check_writable()
@@ -158,11 +168,56 @@ class FileStorage(Storage):
             return
         yield from self._journal.gen_oid_record()
 
+    def get_packer(self) -> Iterator[object]:
+        """Give an iterator that packs in steps of a few milliseconds, and yields how many it kept.
+
+        The file as it was is kept as `FILE.prepack`. One pack at a time.
+
+        Raises:
+            StorageReadOnlyError: the storage was opened read-only.
+            StorageTransactionError: a pack is running.
+            StorageWriteError: the system refused; everything is as it was.
+            CorruptionError: something that the root reaches is damaged; everything is as it was.
+        """
+        self._check_can_pack()
+        return self._gen_pack()
+
+    def _gen_pack(self) -> Iterator[object]:
+        self._check_can_pack()
+        if not self._journal.find(0):
+            return
+        next_oid_int = max(self._next_oid_int, self._journal.next_oid_int)
+        keeps_prepack = not self._is_temporary
+        packer = Packer(self._journal, next_oid_int, keeps_prepack=keeps_prepack)
+        steps = self._pack_steps = packer.gen_steps()
+        try:
+            for count in steps:
+                yield count
+                self._check_open()
+        finally:
+            steps.close()
+            self._pack_steps = None
+            if packer.is_done and packer.new is not None:
+                self._journal = packer.new
+                self._removed.extend(packer.removed)
+
+    def _check_can_pack(self) -> None:
+        self._check_writable()
+        if self._pack_steps is not None:
+            raise StorageTransactionError(f"tried to pack {self}, which is being packed already")
+
+    def _removed_oids(self) -> list[bytes]:
+        """Give what packs removed since the last sync, and no later commit stored again."""
+        find = self._journal.find
+        return [int8_to_str(oid_int) for oid_int in set(self._removed) if not find(oid_int)]
+
     def close(self) -> None:
         if self._is_closed:
             return
         self._is_closed = True
         self._pending = None
+        if self._pack_steps is not None:
+            self._pack_steps.close()
         self._journal.close()
         if self._is_temporary:
             remove(self._filename)

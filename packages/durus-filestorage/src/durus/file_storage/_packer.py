@@ -1,0 +1,516 @@
+"""Pack: copy what the root reaches into a new file, in small steps, while commits go on.
+
+1. *Base.* The state of the moment when the pack began is copied breadth-first from the root. The
+new
+   file is its own queue: a second pointer walks behind the copying and finds what refers to what
+   is still to be copied. Marks (oid to new offset) say what has been.
+2. *Map and index* are written from the marks.
+3. *Tail.* What was committed since is copied, transaction by transaction, each sealed anew because
+   its commit record holds offsets. A transaction may refer to what was garbage when the pack began:
+   that goes into the transaction that needs it. Then the same again with what was committed
+   meanwhile, until little is left.
+4. *Change.* In one step: copy what is left, sync, keep the old file as `.prepack`, put the new
+one in
+   its place, sync the directory.
+
+Until the change nothing is at the path but the old file, and everything in the new one is synced
+before it gets the name; so at each instant a crash leaves a file with all that was acknowledged.
+Memory is taken for the pages of the marks, 64 MiB at most, and for what is committed meanwhile.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from logging import WARNING
+from struct import Struct, unpack
+from time import monotonic
+
+from durus.error import StorageWriteError
+from durus.file_storage._commit_record import (
+    BASE,
+    BASE_ENTRY_BYTES,
+    COMMIT_ENTRY_BYTES,
+    SYNCED,
+    Commit,
+    pack_commit,
+)
+from durus.file_storage._file import (
+    File,
+    create_file,
+    file_identity,
+    remove,
+    rename_over,
+    second_name,
+    sync_directory,
+)
+from durus.file_storage._index import Covered, IndexFile, IndexWriter, are_scattered
+from durus.file_storage._journal import INDEX_SUFFIX, NEW_SUFFIX, Journal
+from durus.file_storage._marks import Marks
+from durus.file_storage._offset_map import PAGE_WORDS, OffsetMap, Words, map_width, narrow
+from durus.file_storage._shelf import (
+    CHUNK_BYTES,
+    EMPTY_FILE,
+    ENTRY,
+    LENGTH,
+    MAGIC,
+    MAP_HEADER,
+    DamageError,
+    Tip,
+    copy_range,
+    crc_of_range,
+    gen_entries,
+    read_commit,
+    read_layout,
+)
+from durus.logger import log
+from durus.serialize import check_proof
+
+__all__ = ["PACK_SUFFIX", "PREPACK_SUFFIX", "Packer"]
+
+PACK_SUFFIX = ".pack"
+PREPACK_SUFFIX = ".prepack"
+
+# A step ends after this time, with what it was doing.
+_STEP_S = 0.0025
+
+# What is written is synced in pieces of this size, so that no step waits for a long sync.
+_SYNC_BYTES = 1 << 20
+_WRITE_BYTES = 1 << 18
+
+# The last step copies at most about this much, unless commits come faster than they are copied.
+_LAST_BYTES = 1 << 16
+_ROUNDS = 200
+
+# Between the oids in use there may be so many that are not that the map would be mostly holes.
+_FREE_MAP_BYTES = 64 << 20
+_MAP_BYTES_AN_OBJECT = 64
+
+_ENTRY_START = Struct(">QQ")
+_NO_WORDS: Words[int] = array("Q", bytes(PAGE_WORDS * 8))
+
+
+class Packer:
+    """One pack of one journal.
+
+    Args:
+        journal: what to pack; it goes on taking commits between steps.
+        next_oid_int: the lowest oid that was never given out; it and those above stay new.
+        keeps_prepack: keep the old file as `.prepack`.
+
+    Attributes:
+        count: how many objects have been kept so far.
+        is_done: the new file is in place: use `new` in place of the old journal.
+        new: the packed journal.
+        removed: the oids that were not kept, and may be stored again by a later commit.
+    """
+
+    def __init__(self, journal: Journal, next_oid_int: int, *, keeps_prepack: bool) -> None:
+        self.count = 0
+        self.is_done = False
+        self.new: Journal | None = None
+        self.removed = array("Q")
+        self._old = journal
+        self._next_oid_int = next_oid_int
+        self._keeps_prepack = keeps_prepack
+        self._path = journal.path
+        self._start_tip = journal.tip
+        self._replayed_end = journal.tip.end
+        self._marks = Marks(self._path)
+        self._is_scattered = self._has_scattered_oids()
+        self._dangling: int | None = None
+        self._deadline = 0.0
+        # The new file: what is written to it, what is waiting to be, and where that goes.
+        self._file: File | None = None
+        self._waiting: list[bytes] = []
+        self._end = 0
+        self._flushed = 0
+        self._synced = 0
+
+    def gen_steps(self) -> Generator[int, None, None]:
+        """Do it, one bounded step a `next()`, and yield `count` after each.
+
+        Closed before the end, or failing, it leaves everything as it was.
+
+        Raises:
+            StorageWriteError: the system refused, or a commit between steps failed for good.
+            CorruptionError: something that the root reaches is damaged.
+        """
+        self._old.begin_pack()
+        try:
+            for _ in self._gen_work():
+                yield self.count
+                if self._old.failure:
+                    raise StorageWriteError(
+                        f"tried to pack {self._path!r}, which refuses changes since"
+                        f" {self._old.failure}"
+                    )
+                self._deadline = monotonic() + _STEP_S
+        except DamageError as damage:
+            raise self._old.corruption(damage) from damage
+        except StorageWriteError:
+            raise
+        except OSError as error:
+            raise StorageWriteError(
+                f"tried to pack {self._path!r}, the system says: {error.strerror or error};"
+                " the file is as it was"
+            ) from error
+        finally:
+            self._clean_up()
+
+    def _gen_work(self) -> Iterator[None]:
+        self._deadline = monotonic() + _STEP_S
+        yield from self._gen_check_of_base()
+        file = self._make_file()
+        start = self._flushed
+        self._copy(0)
+        yield from self._gen_closure(file, start)
+        self._flush(file)
+        if self._is_scattered:
+            new, index_file = yield from self._gen_transaction_of_all(file)
+        else:
+            new, index_file = yield from self._gen_map(file)
+        yield from self._gen_removed()
+        for _ in range(_ROUNDS):
+            if self._old.tip.end - self._replayed_end <= _LAST_BYTES:
+                break
+            yield from self._gen_replay(file, new)
+        file.sync()
+        yield
+        for _ in self._gen_replay(file, new):
+            pass
+        self._flush(file)
+        file.sync_all()
+        # No step ends after this: the next commit must go to the new file.
+        self._put_in_place(file, new, index_file)
+
+    # The new file.
+
+    def _make_file(self) -> File:
+        path = self._path + PACK_SUFFIX
+        remove(path)
+        file = self._file = create_file(path)
+        file.adopt_mode_and_owner(self._old.file)
+        file.try_lock()
+        # Objects begin after magic and length, or after what an empty file has and a length.
+        head = EMPTY_FILE if self._is_scattered else MAGIC
+        file.write(0, head + LENGTH.pack(0))
+        self._end = self._flushed = self._synced = len(head) + 8
+        return file
+
+    def _put(self, *parts: bytes) -> None:
+        """Add to what waits to be written."""
+        for part in parts:
+            self._waiting.append(part)
+            self._end += len(part)
+
+    def _flush(self, file: File) -> None:
+        """Write what waits, and sync it if it has become much."""
+        if not self._waiting:
+            return
+        file.write(self._flushed, b"".join(self._waiting))
+        self._waiting.clear()
+        self._flushed = self._end
+        if self._flushed - self._synced >= _SYNC_BYTES:
+            file.sync()
+            self._synced = self._flushed
+
+    def _is_late(self) -> bool:
+        return monotonic() > self._deadline
+
+    # Copying what is reachable.
+
+    def _copy(self, oid_int: int) -> None:
+        """Copy an object as it was when the pack began, and mark it."""
+        offset = self._old.find_packed(oid_int)
+        if not offset:
+            self._old.check_missing(oid_int)
+            self._dangling = oid_int
+            return
+        record = self._old.read_record(offset, oid_int)
+        check_proof(record, self._path)
+        self._marks.set(oid_int, self._end)
+        self._put(_ENTRY_START.pack(len(record) + 8, oid_int), record)
+        self.count += 1
+
+    def _gen_closure(self, file: File, start: int) -> Iterator[None]:
+        """Copy all that the entries from `start` to the end of the new file refer to, and so on."""
+        is_marked = self._marks.find
+        while start < self._end:
+            if start >= self._flushed or self._end - self._flushed >= _WRITE_BYTES:
+                self._flush(file)
+            chunk = file.read(start, min(CHUNK_BYTES, self._flushed - start))
+            position = 0
+            while position + ENTRY.size <= len(chunk):
+                length, _, _, data_bytes = ENTRY.unpack_from(chunk, position)
+                refs_start = position + ENTRY.size + data_bytes
+                end = position + 8 + length
+                if end <= len(chunk):
+                    refs = chunk[refs_start:end]
+                elif position:
+                    break
+                else:
+                    refs = file.read(start + refs_start, end - refs_start)
+                for ref in unpack(f">{len(refs) // 8}Q", refs):
+                    if not is_marked(ref):
+                        self._copy(ref)
+                        if monotonic() > self._deadline:
+                            yield
+                position = end
+            if not position:
+                raise DamageError(start, "the end of the file that a pack is writing")
+            start += position
+            if monotonic() > self._deadline:
+                yield
+
+    def _gen_base_crc(self, file: File, start: int, stop: int) -> Generator[None, None, int]:
+        """Give the CRC-32 of a part of the new file."""
+        crc = 0
+        while start < stop:
+            middle = min(start + CHUNK_BYTES, stop)
+            crc = crc_of_range(file, start, middle, crc)
+            start = middle
+            if self._is_late():
+                yield
+        return crc
+
+    # Base, map and index.
+
+    def _gen_map(self, file: File) -> Generator[None, None, tuple[Journal, IndexFile | None]]:
+        """End the base, write the map, and open what is there so far."""
+        entries_end = self._end
+        map_offset = entries_end + BASE_ENTRY_BYTES
+        file.write(len(MAGIC), LENGTH.pack(map_offset - 16))
+        crc = yield from self._gen_base_crc(file, len(MAGIC), entries_end)
+        count = self._next_oid_int + 1
+        width = map_width(map_offset, count)
+        header = MAP_HEADER.pack(16 + width * count, width, count)
+        map_crc = zlib.crc32(header)
+        self._flushed = self._end = map_offset
+        self._put(header)
+        last_hole = count - 1
+        for number in range(-(-count // PAGE_WORDS)):
+            first = number * PAGE_WORDS
+            words = (self._marks.page(number) or _NO_WORDS)[: count - first]
+            if 0 in words:
+                for i, word in enumerate(words):
+                    if not word:
+                        words[i] = map_offset + last_hole
+                        last_hole = first + i
+            raw = narrow(words, width)
+            map_crc = zlib.crc32(raw, map_crc)
+            self._put(raw)
+            if self._end - self._flushed >= _WRITE_BYTES:
+                self._flush(file)
+            if self._is_late():
+                yield
+        self._flush(file)
+        tip = self._start_tip
+        base = Commit(BASE, crc, tip.time_us, tip.serial, 0, map_crc)
+        file.write(entries_end, pack_commit(base))
+        layout = read_layout(file, self._end)
+        new = self._old.successor(file, layout)
+        index_file = yield from self._gen_index(file, layout.tip)
+        if index_file is not None:
+            new.take_index(index_file)
+        return new, index_file
+
+    def _gen_transaction_of_all(
+        self, file: File
+    ) -> Generator[None, None, tuple[Journal, IndexFile | None]]:
+        """Make what was copied a transaction, where a map would be mostly holes."""
+        start = len(EMPTY_FILE)
+        commit_offset = self._end
+        end = commit_offset + COMMIT_ENTRY_BYTES
+        file.write(start, LENGTH.pack(end - start - 8))
+        crc = yield from self._gen_base_crc(file, start, commit_offset)
+        old = self._start_tip
+        self._put(pack_commit(Commit(SYNCED, crc, old.time_us, old.serial, 0)))
+        self._flush(file)
+        new = self._old.successor(file, read_layout(file, self._end))
+        new.tip = Tip(end, old.serial, commit_offset, old.time_us, 1)
+        new.next_oid_int = self._next_oid_int
+        index_file = yield from self._gen_index(file, new.tip)
+        if index_file is not None:
+            new.take_index(index_file)
+            return new, index_file
+        for number in self._marks.numbers():
+            for i, offset in enumerate(self._marks.page(number) or ()):
+                if offset:
+                    new.index.tail[number * PAGE_WORDS + i] = offset
+            if self._is_late():
+                yield
+        return new, None
+
+    def _gen_index(self, file: File, tip: Tip) -> Generator[None, None, IndexFile | None]:
+        """Write an index of the new file, which becomes its index when it is put in place."""
+        numbers = self._marks.numbers()
+        if not self._old.keeps_index or are_scattered(len(numbers), self.count):
+            return None
+        path = self._path + INDEX_SUFFIX + NEW_SUFFIX
+        try:
+            remove(path)
+            index = create_file(path)
+            index.adopt_mode_and_owner(file)
+            writer = IndexWriter(index)
+            for number in numbers:
+                writer.add_words(number, self._marks.page(number) or _NO_WORDS)
+                if self._is_late():
+                    yield
+            return writer.finish(Covered(tip, self._next_oid_int, self.count), file)
+        except OSError as error:
+            log(WARNING, "no index is written for %s: %s", self._path, error)
+            return None
+
+    def _gen_removed(self) -> Iterator[None]:
+        """Find what was there when the pack began and is not kept."""
+        index = self._old.index
+        is_marked = self._marks.find
+        for oid_int in index.gen_older_oids():
+            if not is_marked(oid_int):
+                self.removed.append(oid_int)
+            if self._is_late():
+                yield
+
+    # What is committed meanwhile.
+
+    def _gen_replay(self, file: File, new: Journal) -> Iterator[None]:
+        """Copy the transactions that were committed since the last one that was copied."""
+        while self._replayed_end < self._old.tip.end:
+            yield from self._gen_replay_one(file, new)
+            if self._is_late():
+                yield
+
+    def _gen_replay_one(self, file: File, new: Journal) -> Iterator[None]:
+        source = self._old.file
+        start = self._replayed_end
+        stop = start + 8 + LENGTH.unpack(source.read(start, 8))[0]
+        old_commit_offset = stop - COMMIT_ENTRY_BYTES
+        old_commit = read_commit(source, old_commit_offset)
+        if old_commit is None:
+            raise DamageError(start, "a transaction without the commit record that was written")
+        new_start = self._end
+        self._put(LENGTH.pack(0))
+        offsets: dict[int, int] = {}
+        for _, oid_int, record in gen_entries(source, start + 8, old_commit_offset):
+            if not self._marks.find(oid_int):
+                self.count += 1
+            offsets[oid_int] = self._end
+            self._marks.set(oid_int, self._end)
+            self._put(_ENTRY_START.pack(len(record) + 8, oid_int), record)
+            if self._end - self._flushed >= _WRITE_BYTES:
+                self._flush(file)
+            if self._is_late():
+                yield
+        copied_end = self._end
+        self._flush(file)
+        yield from self._gen_closure(file, new_start + 8)
+        commit_offset = self._end
+        self._flush(file)
+        offsets.update(
+            (oid_int, offset) for offset, oid_int, _ in gen_entries(file, copied_end, commit_offset)
+        )
+        end = commit_offset + COMMIT_ENTRY_BYTES
+        file.write(new_start, LENGTH.pack(end - new_start - 8))
+        crc = old_commit.crc
+        if commit_offset > copied_end:
+            crc = yield from self._gen_base_crc(file, new_start, commit_offset)
+        previous = new.tip.commit_offset
+        commit = Commit(SYNCED, crc, old_commit.time_us, old_commit.serial, previous)
+        self._put(pack_commit(commit))
+        self._flush(file)
+        new.tip = Tip(end, commit.serial, commit_offset, commit.time_us, new.tip.transactions + 1)
+        new.index.tail.update(offsets)
+        new.next_oid_int = max(new.next_oid_int, max(offsets) + 1)
+        self._replayed_end = stop
+
+    # The change.
+
+    def _put_in_place(self, file: File, new: Journal, index_file: IndexFile | None) -> None:
+        """Give the new file the name. From then on it is the database, whatever happens here."""
+        if self._keeps_prepack:
+            self._keep_old_file()
+        self.new = new
+        try:
+            rename_over(file.path, self._path)
+        finally:
+            self.is_done = file_identity(self._path) == file.identity()
+        try:
+            sync_directory(self._path)
+        except OSError as error:
+            new.failure = f"the directory could not be synced after a pack: {error}"
+            log(WARNING, "%s: %s", self._path, new.failure)
+        if index_file is not None:
+            with suppress(OSError):
+                rename_over(self._path + INDEX_SUFFIX + NEW_SUFFIX, self._path + INDEX_SUFFIX)
+
+    def _keep_old_file(self) -> None:
+        prepack_path = self._path + PREPACK_SUFFIX
+        new_path = prepack_path + NEW_SUFFIX
+        remove(new_path)
+        if not second_name(self._path, new_path):
+            # A file system without second names: the one case in which the last step is long.
+            copy = create_file(new_path)
+            copy.adopt_mode_and_owner(self._old.file)
+            copy_range(self._old.file, 0, self._old.tip.end, copy, 0)
+            copy.sync_all()
+            copy.close()
+        rename_over(new_path, prepack_path)
+
+    def _clean_up(self) -> None:
+        """Remove what is of no use any more; all of it, unless the new file is in place."""
+        self._marks.close()
+        self._old.end_pack()
+        if self._dangling is not None:
+            log(
+                WARNING,
+                "%s refers to objects that are not stored, such as %d",
+                self._path,
+                self._dangling,
+            )
+        if self.is_done:
+            return
+        if self._file is not None:
+            self._file.close()
+        suffixes = (PACK_SUFFIX, INDEX_SUFFIX + NEW_SUFFIX, PREPACK_SUFFIX + NEW_SUFFIX)
+        for suffix in suffixes:
+            with suppress(OSError):
+                remove(self._path + suffix)
+
+    # Judging what there is before it starts.
+
+    def _has_scattered_oids(self) -> bool:
+        count = self._next_oid_int + 1
+        map_bytes = map_width(self._old.tip.end, count) * count
+        stored = self._old.object_count_at_most()
+        return map_bytes > _FREE_MAP_BYTES and map_bytes > _MAP_BYTES_AN_OBJECT * stored
+
+    def _gen_check_of_base(self) -> Iterator[None]:
+        """Check the offset map that Durus 4.3 wrote, which has no proof, against the entries.
+
+        What a damaged map hides would be taken for absent, and be lost.
+        """
+        layout = self._old.layout
+        if layout.base_commit is not None:
+            return
+        source = OffsetMap(self._old.file, layout)
+        number = -1
+        words = _NO_WORDS
+        missing = 0
+        for n in source.numbers():
+            missing += PAGE_WORDS - (source.page(n) or _NO_WORDS).count(0)
+            if self._is_late():
+                yield
+        for offset, oid_int, _ in gen_entries(self._old.file, 16, layout.map_offset):
+            if oid_int >> 9 != number:
+                number = oid_int >> 9
+                words = source.page(number) or _NO_WORDS
+            if oid_int & 511 >= len(words) or words[oid_int & 511] != offset:
+                raise DamageError(offset, "an entry that the offset map does not lead to", oid_int)
+            missing -= 1
+            if self._is_late():
+                yield
+        if missing:
+            raise DamageError(layout.map_offset, "an offset map that leads to what is no entry")
