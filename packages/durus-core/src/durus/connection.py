@@ -25,9 +25,12 @@ from durus.error import (
     ConnectionClosedError,
     ConnectionStateError,
     ConnectionThreadError,
+    CorruptionError,
+    DurusError,
     DurusKeyError,
     InvalidOidError,
     ReadConflictError,
+    UnknownClassError,
     WriteConflictError,
 )
 from durus.persistent import (
@@ -169,7 +172,7 @@ class Connection(WritableConnection):
             data, refs = self._load(oid)
         except DurusKeyError:
             return None
-        obj = self.cache.get_instance(oid, self._reader.get_class(data), self)
+        obj = self.cache.get_instance(oid, self._get_class(oid, data), self)
         self._set_state(obj, data, refs)
         return obj
 
@@ -187,7 +190,7 @@ class Connection(WritableConnection):
             if obj is None or obj._p_status == GHOST:
                 data, refs = open_record(oid, record, self._where)
                 if obj is None:
-                    obj = self.cache.get_instance(oid, self._reader.get_class(data), self)
+                    obj = self.cache.get_instance(oid, self._get_class(oid, data), self)
                 self._set_state(obj, data, refs)
             yield obj
 
@@ -227,6 +230,20 @@ class Connection(WritableConnection):
             record = self._storage.load(oid)
         return open_record(oid, record, self._where)
 
+    def _get_class(self, oid: bytes, data: bytes) -> type[PersistentBase]:
+        try:
+            return self._reader.get_class(data)
+        except DurusError as error:
+            self._locate(error, oid)
+            raise
+
+    def _locate(self, error: BaseException, oid: bytes | None) -> None:
+        """Say in an error that comes from a record's data whose it is and where it came from."""
+        if isinstance(error, (CorruptionError, UnknownClassError)) and error.oid is None:
+            error.oid = oid
+        if isinstance(error, CorruptionError) and error.path is None:
+            error.path = self._where
+
     def _set_state(self, obj: PersistentBase, data: bytes, refs: bytes) -> None:
         serial = obj._p_serial
         try:
@@ -242,6 +259,7 @@ class Connection(WritableConnection):
         except BaseException as error:
             obj._p_set_status_ghost()
             error.add_note(f"while loading {obj!r}")
+            self._locate(error, obj._p_oid)
             raise
         finally:
             set_serial(obj, serial)
