@@ -59,3 +59,10 @@ def live(place: Path) -> Path:
 def put_os(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     """Put a stand-in in the place of `os` for the storage."""
     return lambda layer: monkeypatch.setattr(f"{kind.module}.os", layer)
+
+
+@pytest.fixture(autouse=True)
+def eager_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have index files of small databases too, written at a commit now and then and at close."""
+    monkeypatch.setattr("durus.file_storage._journal._TAIL_AT_COMMIT", 6)
+    monkeypatch.setattr("durus.file_storage._journal._TAIL_AT_CLOSE", 1)

@@ -13,8 +13,10 @@ from random import Random
 from types import FrameType
 from typing import Any, Self
 
+from durus.connection import Connection
 from durus.error import CorruptionError, CorruptRecordError, DurusKeyError, StorageFormatError
-from durus.serialize import check_proof
+from durus.serialize import ROOT_OID, check_proof
+from durus.storage import MemoryStorage
 from durus.testing.crash import crash_points
 from durus.utils import int8_to_str
 
@@ -53,21 +55,28 @@ class Sample:
 
 
 def make_sample(open_storage: Callable[..., Any], directory: Path, shape: str) -> Sample:
-    """Make a small file: "never packed", "packed" or "packed, then committed"."""
+    """Make a small file: never packed, packed, packed and committed to, or between long records."""
     history = History()
     path = directory / NAME
     ends: dict[int, int] = {}
+    # Longer than what an index looks at of the journal when it is opened.
+    padding = make_record(5, "long" * 1500) if shape == "between long records" else None
 
     def commit(refs: tuple[int, ...], *records: bytes) -> None:
-        ends[history.commit(storage, refs, *records)] = path.stat().st_size
+        number = history.commit(storage, refs, *records)
+        ends[number] = path.stat().st_size
 
     with open_storage(path) as storage:
         ends[0] = path.stat().st_size
+        if padding:
+            commit((5,), padding)
         commit((1, 2), make_record(1, "one", (2,)), make_record(2, "two"))
         commit((1, 2), make_record(1, "uno", (2,)))
         commit((1,), make_record(3, "garbage"))
         commit((1,), make_record(2, "due"))
-        if shape != "never packed":
+        if padding:
+            commit((1, 5), padding)
+        elif shape != "never packed":
             storage.pack()
             ends = {history.base: path.stat().st_size}
         if shape == "packed, then committed":
@@ -82,9 +91,9 @@ def make_sample(open_storage: Callable[..., Any], directory: Path, shape: str) -
 Damage = tuple[str, bytes]
 
 
-def flips(content: bytes) -> Iterator[Damage]:
+def flips(content: bytes, start: int = 0, stop: int | None = None) -> Iterator[Damage]:
     """Every single bit, and every byte turned around, changed and zeroed."""
-    for offset, byte in enumerate(content):
+    for offset, byte in enumerate(content[start:stop], start):
         changed = {byte ^ (1 << bit) for bit in range(8)} | {byte ^ 0xFF, 0, 0xFF} - {byte}
         for other in sorted(changed):
             note = f"byte {offset} is {other:#04x} instead of {byte:#04x}"
@@ -193,6 +202,28 @@ def check_report(error: CorruptionError | StorageFormatError, path: Path) -> Non
         assert error.offset is not None or error.oid is not None, "no offset and no oid"
 
 
+def read_as_object(record: bytes, path: str) -> None:
+    """Load a record as a Connection does.
+
+    Raises:
+        CorruptRecordError: it does not prove itself, or it claims to be one that need not.
+    """
+    if check_proof(record, path):
+        return
+    oid = record[:8]
+    storage = MemoryStorage()
+    storage.begin()
+    storage.store(ROOT_OID, make_record(0, ""))
+    storage.store(oid, record)
+    storage.end()
+    try:
+        found = vars(Connection(storage)[oid])
+    except CorruptRecordError as error:
+        error.path = path
+        raise
+    raise AssertionError(f"read without a proof: {found}")
+
+
 class Judge:
     """Opens a damaged file and says whether anything wrong was told as right."""
 
@@ -228,7 +259,7 @@ class Judge:
             with storage:
                 number, reports = self._judge_reading(storage)
                 torn = self._judge_number(number, files[NAME], warnings, readonly=readonly)
-                if pack:
+                if pack and not readonly and storage.can_pack:
                     reports += self._judge_pack(storage, number)
         if readonly:
             self._check_unchanged(files)
@@ -270,7 +301,7 @@ class Judge:
         """Load as a Connection does: a record that does not prove itself is a report."""
         try:
             record: bytes = storage.load(oid)
-            check_proof(record, str(self.path))
+            read_as_object(record, str(self.path))
         except CorruptionError as error:
             check_report(error, self.path)
             return CORRUPT
@@ -283,7 +314,7 @@ class Judge:
         try:
             for oid, record in storage.gen_oid_record():
                 try:
-                    check_proof(record)
+                    read_as_object(record, str(self.path))
                 except CorruptRecordError:
                     record = CORRUPT  # noqa: PLW2901 - the report is what is found there
                 walked[oid] = record
@@ -307,14 +338,18 @@ class Judge:
         if number == sample.last:
             return None
         same = common_prefix(content, sample.content)
-        assert number == sample.whole_before(same), f"state {number} of a file right up to {same}"
+        whole = max(sample.whole_before(same), 0)
+        assert number == whole, f"state {number} of a file that is right up to {same}"
+        if number == 0 and same < sample.ends.get(0, 0):
+            assert len(content) <= sample.ends[0], "taken for a new file"
+            return "torn"
         later = [end for k, end in sample.ends.items() if k > number + 1]
         intact = [end for end in later if content[end - 86 : end] == sample.content[end - 86 : end]]
         assert not intact, f"a tail with the whole transactions up to {intact} was set aside"
         end = sample.ends[number]
         if len(content) > end and content[end:].strip(b"\0"):
-            assert warnings.count, "no warning"
             if not readonly:
+                assert warnings.count, "no warning"
                 torn = self.path.with_name(f"{NAME}.torn-{end}")
                 assert torn.read_bytes() == content[end:], "not what was cut off"
         return "torn"

@@ -179,13 +179,15 @@ class StateChecker:
 
 def work_on(storage: Storage, history: History) -> None:
     """Commit, pack and commit again; what is found is right after each step."""
-    new_oid_int = int.from_bytes(storage.new_oid(), "big")
+    oids = (storage.new_oid(), storage.new_oid())
+    new_oid_int = int.from_bytes(oids[oids[0] == ROOT_OID], "big")
     known = reachable(history.states[history.base])
     assert int8_to_str(new_oid_int) not in known
     refs = (*(int.from_bytes(oid, "big") for oid in known), new_oid_int)
     history.commit(storage, refs, make_record(new_oid_int, "new" * 9))
     assert history.number_of(storage) == history.base
-    storage.pack()
+    if storage.can_pack:
+        storage.pack()
     assert history.number_of(storage) == history.base
     history.commit(storage, refs, make_record(new_oid_int, "newer" * 3))
     assert history.number_of(storage) == history.base

@@ -7,6 +7,7 @@ Cases, each with the index file, without it, and read-only; never packed, packed
     every cut; zeros to the end; garbage after the end or in place of it
     chunks removed, repeated and swapped
     the same, then packed; the same, then repaired
+    flips in a part of the file that an index spares the opening to look at
 """
 
 from __future__ import annotations
@@ -88,6 +89,16 @@ def test_damage_to_the_file(judge: Judge, way: str) -> None:
     """Damage to the file is reported with its place, harmless, or the torn tail's rule applies."""
     outcomes = try_all(judge, damages_of(way, judge.sample))
     assert outcomes["refused"] + outcomes["torn"] + outcomes["reported"] > 0
+
+
+def test_damage_that_opening_does_not_see(kind: Kind, live: Path, place: Path) -> None:
+    """What an index spares the opening to look at is told when it is read, or packed."""
+    sample = make_sample(kind.open, live, "between long records")
+    numbers = sorted(sample.ends)
+    start, stop = sample.ends[numbers[1]] - 100, sample.ends[numbers[-2]] + 200
+    damages = choose(flips(sample.content, start, stop), sample.content, Random(1))
+    outcomes = try_all(Judge(kind.open, sample, place / "damaged"), damages)
+    assert outcomes["reported"] > 0
 
 
 @pytest.mark.parametrize("way", ["flips", "cuts", "tails", "splices"])

@@ -87,7 +87,8 @@ def look_at(kind: Kind, path: Path, **options: Any) -> None:
         storage.begin()
         storage.store(int8_to_str(90), make_record(90, "honest"))
         storage.end()
-        storage.pack()
+        if storage.can_pack:
+            storage.pack()
     kind.open(path, readonly=True).close()
 
 
