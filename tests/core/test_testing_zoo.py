@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
 from typing import ClassVar, TypeVar
@@ -548,6 +549,12 @@ class PacksReadOnly(DiskStorage):
 class CountsRecordsAsTransactions(DiskStorage):
     def describe(self) -> StorageDescription:
         return StorageDescription(transaction_count=len(self.view))
+
+
+@breaks("test_describe_tells_what_is_true")
+class TellsYesterdaysTime(DiskStorage):
+    def describe(self) -> StorageDescription:
+        return StorageDescription(last_commit_time=datetime.now(UTC) - timedelta(days=1))
 
 
 @breaks("test_close_drops_the_open_transaction")

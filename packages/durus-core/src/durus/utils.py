@@ -9,7 +9,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import Protocol
 
-from durus.error import ShortRead
+from durus.error import ShortRead, StorageWriteError
 
 __all__ = [
     "ShortRead",
@@ -108,11 +108,21 @@ def read(f: _Readable, n: int) -> bytes:
 
 
 def write(f: _Writable, s: bytes) -> None:
-    """Write all of `s` to `f`, a file or a socket."""
-    if hasattr(f, "write"):
-        f.write(s)
-    else:
+    """Write all of `s` to `f`, a file or a socket.
+
+    Raises:
+        StorageWriteError: `f` takes no more, and does not say why.
+    """
+    if not hasattr(f, "write"):
         f.sendall(s)
+        return
+    # An unbuffered file may take a part; what returns no number has taken all.
+    written = f.write(s)
+    while isinstance(written, int) and written < len(s):
+        if written == 0:
+            raise StorageWriteError(f"tried to write {len(s)} bytes, and none of them was taken")
+        s = s[written:]
+        written = f.write(s)
 
 
 def write_all(f: _Writable, *args: bytes) -> None:

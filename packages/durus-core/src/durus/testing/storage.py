@@ -378,13 +378,14 @@ class _OpeningClauses:
                 write()
 
     def test_describe_tells_what_is_true(self, place: Place) -> None:
-        """`describe` counts commits and knows the time of the last one, as far as it says so."""
+        """What `describe` tells is so: objects, commits and the time of the last one."""
         storage = place.storage
         before, start = storage.describe(), datetime.now(UTC)
         commit(storage, make_record(ROOT_OID))
         commit(storage, make_record(ROOT_OID, payload=b"again"))
         after = storage.describe()
         assert isinstance(after, StorageDescription)
+        assert after.object_count in {None, 1}
         if after.transaction_count is not None:
             assert after.transaction_count - (before.transaction_count or 0) == 2
         if after.last_commit_time is not None:
