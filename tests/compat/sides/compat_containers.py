@@ -6,7 +6,7 @@ gives or raises, what the container holds after it, and whether it counts as cha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from compat_behaviour import outcome, show, status, stored
@@ -284,7 +284,6 @@ TREE_OPERATIONS: dict[str, Operation] = {
     "get_min_item": lambda it: it.get_min_item(),
     "get_max_item": lambda it: it.get_max_item(),
     "get_depth": lambda it: it.get_depth(),
-    "get_node_count": lambda it: it.get_node_count(),
     "empty min": lambda it: BTree().get_min_item(),
     "empty max": lambda it: BTree().get_max_item(),
     "empty": lambda it: [len(BTree()), bool(BTree()), list(BTree().items()), BTree().get_depth()],
@@ -316,41 +315,64 @@ TREE_OPERATIONS: dict[str, Operation] = {
         list(it),
     ],
     "set_bnode_minimum_degree same": lambda it: it.set_bnode_minimum_degree(4),
-    "root": lambda it: [type(it.root).__name__, len(it.root.items), it.root.get_count()],
+    "root": lambda it: [type(it.root).__name__, it.root.get_count(), it.root.is_leaf()],
     "nodes": lambda it: _shape(it.root),
+    "node": lambda it: [
+        it.root.search(50),
+        it.root.search(51),
+        it.root.get_position(-1),
+        list(it.root),
+        list(reversed(it.root)),
+        list(it.root.iter_from(50)),
+        list(it.root.iter_backward_from(50)),
+        it.root.get_node_count() > 1,
+    ],
 }
 
 
 def _shape(node: Any) -> Any:
-    """Give the nodes of a tree: degree, level, items and children."""
-    return [
-        type(node).__name__,
-        node.minimum_degree,
-        node.get_level(),
-        node.is_leaf(),
-        node.is_full(),
-        node.get_node_count(),
-        node.get_min_item(),
-        node.get_max_item(),
-        list(node.items),
-        [_shape(child) for child in node.nodes or ()],
-    ]
+    """Give the nodes of a tree as far as a B-tree fixes them: its keys in order, and its rules."""
+    problems: list[str] = []
+    keys = list(_check_node(node, True, node.get_level(), problems))
+    return [type(node).__name__, node.get_count(), keys, problems]
 
 
-def _fill(node: type[BNode], keys: list[int]) -> Any:
-    tree = BTree(node)
-    for key in keys:
-        tree[key] = -key
-    return _shape(tree.root)
+def _check_node(node: Any, is_root: bool, level: int, problems: list[str]) -> Iterator[Any]:
+    """Yield the keys below a node; note each rule of 4.3's trees that it breaks."""
+    degree = node.minimum_degree
+    children = node.nodes or []
+    if not (is_root or degree - 1 <= len(node.items)) or len(node.items) > 2 * degree - 1:
+        problems.append(f"{len(node.items)} items in a node of degree {degree}")
+    if children and len(children) != len(node.items) + 1:
+        problems.append(f"{len(children)} children beside {len(node.items)} items")
+    if node.is_leaf() != (level == 0) or node.get_level() != level:
+        problems.append(f"a leaf at level {level}")
+    if node.is_full() != (len(node.items) == 2 * degree - 1):
+        problems.append(f"full with {len(node.items)} items")
+    if node.items and node.get_min_item() > node.get_max_item():
+        problems.append("the least item is above the greatest")
+    for position, item in enumerate(node.items):
+        if children:
+            yield from _check_node(children[position], False, level - 1, problems)
+        yield item[0]
+    if children:
+        yield from _check_node(children[-1], False, level - 1, problems)
 
 
 def tree_shapes() -> Any:
-    """Give the nodes that insertions make, and for degrees above 2 deletions leave."""
-    ascending = list(range(70))
-    scattered = [key * 37 % 101 for key in range(70)]
-    shapes = {}
+    """Give the trees that insertions and, for degrees above 2, deletions make."""
+    ascending = list(range(700))
+    scattered = [key * 377 % 1009 for key in range(700)]
+    shapes = []
     for node in (BNode, BNode4, BNode16):
-        shapes[node.__name__] = [_fill(node, ascending), _fill(node, scattered)]
+        for keys in (ascending, ascending[::-1], scattered):
+            tree = BTree(node)
+            for key in keys:
+                tree[key] = -key
+            shapes.append(_shape(tree.root))
+            for key in keys[::3] if node is not BNode else ():
+                del tree[key]
+            shapes.append(_shape(tree.root))
     return shapes
 
 
@@ -373,8 +395,9 @@ def run_operations(container: str) -> dict[str, Any]:
 def _run(make: Callable[[], Any], operation: Operation) -> list[Any]:
     connection, it = stored(make())
     result = outcome(lambda: operation(it))
-    after = status(it)
-    changed = len(connection.changed)
+    # How many nodes of a tree a change touches, and which, is its own business.
+    changed = bool(connection.changed)
+    after = status(it) if not isinstance(it, BTree) else None
     content = list(it.items()) if hasattr(it, "items") else sorted(it, key=repr)
     if isinstance(it, PersistentList):
         content = list(it)
