@@ -350,14 +350,14 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     def __reversed__(self) -> Iterator[K]:
         return map(_key_of, self.items_backward())
 
-    def keys(self) -> ListlikeKeys[K]:
-        return ListlikeKeys(self)
+    def keys(self) -> TreeKeys[K]:
+        return TreeKeys(self)
 
-    def values(self) -> _Values[V]:
-        return _Values(self)
+    def values(self) -> TreeValues[V]:
+        return TreeValues(self)
 
-    def items(self) -> _Items[K, V]:
-        return _Items(self)
+    def items(self) -> TreeItems[K, V]:
+        return TreeItems(self)
 
     def iterkeys(self) -> Iterator[K]:
         """Iterate over the keys: Durus 4.3's name for `iter()`."""
@@ -547,7 +547,15 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             return None
 
 
-class _Values(ListlikeValues[V]):
+class TreeKeys(ListlikeKeys[K]):
+    """The keys, in their order."""
+
+    __slots__ = ()
+
+
+class TreeValues(ListlikeValues[V]):
+    """The values, in the order of the keys."""
+
     __slots__ = ()
 
     def __iter__(self) -> Iterator[V]:
@@ -562,7 +570,9 @@ class _Values(ListlikeValues[V]):
         return map(_value_of, tree.items_backward())
 
 
-class _Items(ListlikeItems[K, V]):
+class TreeItems(ListlikeItems[K, V]):
+    """The items, in the order of the keys."""
+
     __slots__ = ()
 
     def __iter__(self) -> Iterator[tuple[K, V]]:

@@ -106,14 +106,14 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
     def __reversed__(self) -> Iterator[K]:
         return reversed(self.data)
 
-    def keys(self) -> _Keys[K]:
-        return _Keys(self)
+    def keys(self) -> DictKeys[K]:
+        return DictKeys(self)
 
-    def values(self) -> _Values[V]:
-        return _Values(self)
+    def values(self) -> DictValues[V]:
+        return DictValues(self)
 
-    def items(self) -> _Items[K, V]:
-        return _Items(self)
+    def items(self) -> DictItems[K, V]:
+        return DictItems(self)
 
     def iterkeys(self) -> Iterator[K]:
         """Iterate over the keys: Durus 4.3's name for `iter()`."""
@@ -241,14 +241,18 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
             data.update(new)
 
 
-class _Keys(ListlikeKeys[K]):
+class DictKeys(ListlikeKeys[K]):
+    """The keys. Iteration is over those that were there when it began."""
+
     __slots__ = ()
 
     def __iter__(self) -> Iterator[K]:
-        return iter(list(self._mapping))
+        return iter(list(_data(self)))
 
 
-class _Values(ListlikeValues[V]):
+class DictValues(ListlikeValues[V]):
+    """The values. Iteration is over those that were there when it began."""
+
     __slots__ = ()
 
     def __iter__(self) -> Iterator[V]:
@@ -261,7 +265,9 @@ class _Values(ListlikeValues[V]):
         return reversed(_data(self).values())
 
 
-class _Items(ListlikeItems[K, V]):
+class DictItems(ListlikeItems[K, V]):
+    """The items. Iteration is over those that were there when it began."""
+
     __slots__ = ()
 
     def __iter__(self) -> Iterator[tuple[K, V]]:
