@@ -65,20 +65,21 @@ def shell(
         echo 'pp(dict(root))' | durus shell app.durus --readonly
     """  # noqa: D301 - \b is click's mark for lines to leave alone
     target = target_of(database, **place)
+    # The folder of the application is where its classes are. At the end, so that no file there
+    # stands in for an installed module; and not where Python was told to look nowhere by itself.
+    if not sys.flags.safe_path:
+        sys.path.append(os.getcwd())
     # A back-end that lacks an option is bothered only by those who ask for it.
-    options = {name: True for name, given in _named(readonly=readonly, repair=repair) if given}
+    wanted = {"readonly": readonly, "repair": repair}
+    options = {name: True for name, is_wanted in wanted.items() if is_wanted}
     connection = _connect(target, create and not readonly, cache_size, options)
     try:
-        is_whole = _run(_namespace(connection), _banner(target, connection), startup, ipython)
+        succeeded = _run(_namespace(connection), _banner(target, connection), startup, ipython)
     finally:
         _tell_uncommitted(connection)
         connection.close()
-    if not is_whole:
+    if not succeeded:
         raise click.exceptions.Exit(EXIT_FAILURE)
-
-
-def _named(**values: bool) -> list[tuple[str, bool]]:
-    return list(values.items())
 
 
 def _connect(
@@ -130,15 +131,11 @@ def _banner(target: Target, connection: Connection) -> str:
 
 def _run(namespace: dict[str, Any], banner: str, startup: str | None, ipython: bool) -> bool:
     """Run the startup file and then the console or the script; False if a script failed."""
-    # The folder of the application is where its classes are. At the end, so that no file there
-    # stands in for an installed module; and not where Python was told to look nowhere by itself.
-    if not sys.flags.safe_path:
-        sys.path.append(os.getcwd())
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
     if startup is not None and not run_file(startup, namespace) and not is_terminal:
         return False
     if not is_terminal:
-        return sys.stdin is None or run_script(sys.stdin.read(), namespace)
+        return sys.stdin is None or run_script(sys.stdin.buffer.read(), namespace)
     if ipython:
         run_ipython(namespace, banner)
     else:

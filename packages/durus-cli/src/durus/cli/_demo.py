@@ -165,7 +165,7 @@ def _check(step: _Step, printed: str, path: str) -> None:
         CommandError: they differ.
     """
     with Connection(open_storage(path, readonly=True)) as connection:
-        stored = dict(connection.get_root()["accounts"])
+        stored = dict(connection.get_root().get("accounts", {}))
     if (printed, stored) != (step.prints, step.stored):
         raise CommandError(
             f"the demonstration does not work here: after {step.title!r} the file {path!r} holds"

@@ -62,10 +62,10 @@ def told() -> Iterator[Outcome]:
         _tell("interrupted", debug=outcome.debug)
     except (DurusError, OSError) as error:
         outcome.status = EXIT_FAILURE
-        if isinstance(error, BrokenPipeError) and not isinstance(error, DurusError):
-            _drop_output()
-        else:
+        # A reader that has gone wants to hear no more: `durus info FILE | head`.
+        if not isinstance(error, BrokenPipeError) or isinstance(error, DurusError):
             _tell(text_of(error), debug=outcome.debug)
+        _flush_or_drop()
 
 
 def text_of(error: BaseException) -> str:
@@ -90,8 +90,11 @@ def _tell(text: str, *, debug: bool) -> None:
     print(f"durus: error: {one_line(text)}", file=sys.stderr)
 
 
-def _drop_output() -> None:
-    """Send what is still buffered nowhere, or Python would complain once more at its end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def _flush_or_drop() -> None:
+    """Send what cannot be written nowhere, or Python would complain once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

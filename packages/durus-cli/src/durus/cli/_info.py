@@ -11,7 +11,6 @@ from datetime import UTC
 from typing import Any
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -174,7 +173,7 @@ def _garbage_text(report: _Report) -> str:
 
 
 def _class_table(report: _Report) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("Class", overflow="fold")
     table.add_column("Objects", justify="right", no_wrap=True)
     table.add_column("Bytes", justify="right", no_wrap=True)

@@ -11,7 +11,7 @@ import os
 import rlcompleter
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import CodeType, ModuleType
 from typing import Any
@@ -41,14 +41,15 @@ def run_file(path: str, namespace: dict[str, Any]) -> bool:
     return _run_shown(lambda: [compile(source, path, "exec", dont_inherit=True)], namespace)
 
 
-def run_script(source: str, namespace: dict[str, Any]) -> bool:
+def run_script(source: bytes, namespace: dict[str, Any]) -> bool:
     """Run what came on standard input, as the console would: values of expressions are shown.
 
     It stops at the first error: the traceback is printed, and False given.
     """
     name = "<stdin>"
     # So that a traceback can show the lines.
-    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    lines = source.decode("utf-8", "replace").splitlines(keepends=True)
+    linecache.cache[name] = (len(source), None, lines, name)
     return _run_shown(lambda: _gen_statements(source, name), namespace)
 
 
@@ -103,7 +104,7 @@ class _Console(code.InteractiveConsole):
         return line
 
 
-def _gen_statements(source: str, name: str) -> Iterator[CodeType]:
+def _gen_statements(source: bytes, name: str) -> Iterator[CodeType]:
     """Compile statement by statement in the mode that shows the values of expressions."""
     flags = 0
     for statement in ast.parse(source, name).body:
@@ -112,7 +113,7 @@ def _gen_statements(source: str, name: str) -> Iterator[CodeType]:
         yield compiled
 
 
-def _run_shown(compile_all: Any, namespace: dict[str, Any]) -> bool:
+def _run_shown(compile_all: Callable[[], Iterable[CodeType]], namespace: dict[str, Any]) -> bool:
     try:
         for compiled in compile_all():
             exec(compiled, namespace)  # noqa: S102 - it is what the person asked for

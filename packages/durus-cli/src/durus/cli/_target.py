@@ -146,7 +146,8 @@ def _require_client(url: str) -> None:
 
 def _require_file(target: Target, *, create: bool) -> None:
     path = target.path()
-    if path is None or create or os.path.lexists(path):
+    # An empty name is left to those that know what to say of it.
+    if not path or create or os.path.lexists(path):
         return
     raise StorageMissingError(f"there is no file {path!r}", path)
 

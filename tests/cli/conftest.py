@@ -1,0 +1,138 @@
+"""The `durus` command as a person has it: a process of its own, sometimes with a real terminal."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from durus.connection import Connection
+from durus.persistent_dict import PersistentDict
+
+pexpect = pytest.importorskip("pexpect", reason="the console needs a terminal to be tested in")
+
+SCRIPT = Path(sysconfig.get_path("scripts")) / "durus"
+
+
+class Command:
+    """Runs `durus` in a folder and a home of its own, with nothing of ours in the environment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.home.mkdir()
+        self._path: list[Path] = []
+        kept = ("PATH", "LANG", "LC_ALL", "DURUS_PURE_PYTHON", "TMPDIR")
+        self.environment = {name: os.environ[name] for name in kept if name in os.environ}
+        self.environment |= {"HOME": str(self.home), "TERM": "xterm", "PYTHONWARNINGS": "error"}
+        self.words = [str(SCRIPT)]
+
+    def __call__(
+        self, *arguments: str | Path, input: str = "", status: int | None = 0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run it with `input` piped in, and check its exit status."""
+        done = subprocess.run(
+            [*self.words, *map(str, arguments)],
+            cwd=self.folder,
+            env=self.environment,
+            input=input,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert status in {None, done.returncode}, f"{arguments}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def error(self, *arguments: str | Path, input: str = "", status: int = 1) -> str:
+        """Run what must fail with one clear line on stderr, and give what that line says."""
+        done = self(*arguments, input=input, status=status)
+        assert done.stdout == ""
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert done.stderr.startswith("durus: error: "), done.stderr
+        assert len(done.stderr) < 500
+        return done.stderr.removeprefix("durus: error: ").rstrip("\n")
+
+    def on_terminal(self, *arguments: str | Path, **environment: str) -> Any:
+        """Start it on a terminal; gives a pexpect child."""
+        child = pexpect.spawn(
+            self.words[0],
+            [*self.words[1:], *map(str, arguments)],
+            cwd=str(self.folder),
+            env=self.environment | environment,
+            encoding="utf-8",
+            timeout=30,
+            dimensions=(40, 120),
+        )
+        self._children.append(child)
+        return child
+
+    def plug_in(self, distribution: str, entry_points: str, **modules: str) -> None:
+        """Install a distribution of which the command knows nothing: metadata and modules."""
+        site = self.folder / f"site-{distribution}"
+        metadata = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
+        )
+        (metadata / "entry_points.txt").write_text(dedent(entry_points))
+        for name, source in modules.items():
+            (site / f"{name}.py").write_text(dedent(source))
+        self.see(site)
+
+    def see(self, folder: Path) -> None:
+        """Let the command import from `folder`."""
+        self._path.append(folder)
+        self.environment["PYTHONPATH"] = os.pathsep.join(map(str, self._path))
+
+    _children: list[Any]
+
+
+@pytest.fixture
+def durus(tmp_path: Path) -> Iterator[Command]:
+    """The command, in an empty folder."""
+    if not SCRIPT.exists():
+        pytest.fail(f"durus-cli is not installed for {sys.executable}: there is no {SCRIPT}")
+    command = Command(tmp_path)
+    command._children = []
+    yield command
+    for child in command._children:
+        child.close(force=True)
+
+
+@pytest.fixture
+def database(durus: Command) -> Path:
+    """A database of 5 objects: a root, three small dicts that it refers to, and one of garbage."""
+    path = durus.folder / "app.durus"
+    with Connection(path) as connection:
+        root = connection.get_root()
+        for name in ("ann", "bob", "cid", "dan"):
+            root[name] = PersistentDict(name=name)
+        connection.commit()
+        del root["dan"]
+        connection.commit()
+    return path
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """Give what the root of a database holds, looked up in this process."""
+    from durus.backends import open_storage
+
+    with Connection(open_storage(path, readonly=True)) as connection:
+        return {
+            name: dict(value) if isinstance(value, PersistentDict) else value
+            for name, value in connection.get_root().items()
+        }
+
+
+@pytest.fixture
+def look() -> Callable[[Path], dict[str, Any]]:
+    """A function that gives what the root of a database holds."""
+    return stored
