@@ -347,11 +347,10 @@ class Judge:
         intact = [end for end in later if content[end - 86 : end] == sample.content[end - 86 : end]]
         assert not intact, f"a tail with the whole transactions up to {intact} was set aside"
         end = sample.ends[number]
-        if len(content) > end and content[end:].strip(b"\0"):
-            if not readonly:
-                assert warnings.count, "no warning"
-                torn = self.path.with_name(f"{NAME}.torn-{end}")
-                assert torn.read_bytes() == content[end:], "not what was cut off"
+        if len(content) > end and content[end:].strip(b"\0") and not readonly:
+            assert warnings.count, "no warning"
+            torn = self.path.with_name(f"{NAME}.torn-{end}")
+            assert torn.read_bytes() == content[end:], "not what was cut off"
         return "torn"
 
     def _judge_pack(self, storage: Any, number: int) -> int:

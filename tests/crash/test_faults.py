@@ -207,7 +207,12 @@ def test_power_fails_after_a_fault(
         scene = scenes()
         before(scene, act)
         disk = FaultyDisk()
+        is_open = scene.storage is not None
+        scene.close()
         recorder = DiskRecorder(scene.path.parent, disk)
+        put_os(recorder)
+        if is_open:
+            scene.open()
         recorder.acknowledge(scene.history.base)
         disk.fail(call_kind, errno.EIO, call=call)
         run(scene, act, call_kind, disk, recorder, put_os)
