@@ -39,6 +39,7 @@ __all__ = [
     "create_file",
     "create_nameless",
     "create_temporary",
+    "directory_of",
     "exists",
     "file_identity",
     "lock_file",
@@ -248,6 +249,11 @@ def create_temporary(directory: str, prefix: str, suffix: str = "") -> File:
     raise StorageError(f"tried to make a temporary file in {directory!r}, found no free name")
 
 
+def directory_of(path: str) -> str:
+    """Give the directory that holds `path`."""
+    return os.path.dirname(path) or "."
+
+
 def temporary_directory() -> str:
     """Give the directory for temporary files."""
     return tempfile.gettempdir()
@@ -311,7 +317,7 @@ def remove(path: str) -> None:
 
 def sync_directory(path: str) -> None:
     """Wait until the names in the directory that holds `path` are on the disk."""
-    fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(directory_of(path), os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

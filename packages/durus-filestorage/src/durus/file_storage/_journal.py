@@ -45,6 +45,7 @@ from durus.file_storage._shelf import (
     Scanner,
     Tip,
     gen_entries,
+    read_commit,
 )
 from durus.logger import log
 
@@ -410,6 +411,16 @@ class Journal:
             self.next_oid_int = max(self.next_oid_int, max(offsets, default=-1) + 1)
             if changed is not None:
                 changed.update(offsets)
+
+    def is_current(self) -> bool:
+        """Tell whether the file still ends, or goes on, after what is known of it."""
+        tip = self.tip
+        if self.file.length() < tip.end:
+            return False
+        if not tip.commit_offset:
+            return True
+        commit = read_commit(self.file, tip.commit_offset)
+        return commit is not None and (commit.serial, commit.time_us) == (tip.serial, tip.time_us)
 
     def use_index_file(self) -> None:
         """Take the index file, if there is one and it is about this journal."""

@@ -6,11 +6,13 @@ from contextlib import suppress
 from logging import WARNING
 
 from durus.error import DurusError, StorageFormatError, StorageOpenError
+from durus.file_storage._commit_record import Commit
 from durus.file_storage._file import (
     File,
     create_file,
     create_temporary,
     exists,
+    file_identity,
     lock_file,
     open_file,
     real_path,
@@ -27,13 +29,15 @@ from durus.file_storage._shelf import (
     MAGIC,
     DamageError,
     Layout,
+    Scanner,
     copy_range,
     crc_of_range,
+    read_commit,
     read_layout,
 )
 from durus.logger import log
 
-__all__ = ["has_magic", "open_journal", "open_temporary"]
+__all__ = ["follow_writer", "has_magic", "open_journal", "open_temporary"]
 
 REPAIR_SUFFIX = ".repair"
 TORN_SUFFIX = ".torn.new"
@@ -96,6 +100,64 @@ def open_temporary() -> Journal:
         raise StorageOpenError(f"tried to make a temporary file: {error}") from error
     layout = _layout(file)
     return Journal(file, file.path, layout, durable=False, keeps_index=False)
+
+
+def follow_writer(journal: Journal) -> tuple[Journal, set[int]]:
+    """Bring a journal that is open for reading up to what its writer has committed.
+
+    Returns:
+        The journal, another one if the file was replaced, and the oids that changed or are gone:
+        if that cannot be told, every oid.
+
+    Raises:
+        StorageError: as when it is opened; then `journal` is as it was.
+    """
+    identity = file_identity(journal.path)
+    if identity is None:
+        # Its name is gone. What is open stays.
+        return journal, set()
+    if identity != journal.file.identity() or not journal.is_current():
+        new = open_journal(journal.file.path, readonly=True, durable=journal.durable)
+        return new, _changes_between(journal, new)
+    changed: set[int] = set()
+    limit = journal.file.length()
+    try:
+        journal.scan(limit, changed)
+    except DamageError as damage:
+        judge_tail(journal.file, journal.tip, damage, limit)
+    return journal, changed
+
+
+def _changes_between(old: Journal, new: Journal) -> set[int]:
+    """Give the oids whose records differ between a journal and the one that took its place.
+
+    A pack leaves a base that says up to which commit it goes. If the old journal has this commit,
+    then what came after its tip has changed, and what is not there any more.
+    """
+    base = new.layout.base_commit
+    if base is None or old.tip.unproven or not _has_commit(old, base):
+        return {*old.index.gen_oids(), *new.index.gen_oids()}
+    changed = {oid_int for oid_int in old.index.gen_oids() if not new.find(oid_int)}
+    scanner = Scanner(new.file, new.tip.end)
+    tip = new.layout.tip
+    while tip.end < new.tip.end:
+        tip, offsets = scanner.read(tip)
+        if tip.unproven or tip.serial > old.tip.serial:
+            changed.update(offsets)
+    return changed
+
+
+def _has_commit(journal: Journal, sought: Commit) -> bool:
+    """Walk backwards to a commit of the same serial, and tell whether it is of the same time."""
+    offset = journal.tip.commit_offset
+    while offset:
+        commit = read_commit(journal.file, offset)
+        if commit is None:
+            return False
+        if commit.serial <= sought.serial:
+            return (commit.serial, commit.time_us) == (sought.serial, sought.time_us)
+        offset = commit.previous
+    return False
 
 
 def has_magic(path: str) -> bool:

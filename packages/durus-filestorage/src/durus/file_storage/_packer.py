@@ -40,6 +40,7 @@ from durus.file_storage._commit_record import (
 from durus.file_storage._file import (
     File,
     create_file,
+    directory_of,
     file_identity,
     remove,
     rename_over,
@@ -118,7 +119,7 @@ class Packer:
         self._path = journal.path
         self._start_tip = journal.tip
         self._replayed_end = journal.tip.end
-        self._marks = Marks(self._path)
+        self._marks = Marks(directory_of(self._path))
         self._is_scattered = self._has_scattered_oids()
         self._dangling: int | None = None
         self._deadline = 0.0
@@ -500,7 +501,8 @@ class Packer:
         words = _NO_WORDS
         missing = 0
         for n in source.numbers():
-            missing += PAGE_WORDS - (source.page(n) or _NO_WORDS).count(0)
+            words = source.page(n) or _NO_WORDS
+            missing += len(words) - words.count(0)
             if self._is_late():
                 yield
         for offset, oid_int, _ in gen_entries(self._old.file, 16, layout.map_offset):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Generator, Iterator
+from datetime import UTC, datetime, timedelta
 from os import PathLike, fsdecode
 from struct import Struct
 from struct import error as struct_error
@@ -17,14 +18,16 @@ from durus.error import (
     StorageWriteError,
 )
 from durus.file_storage._commit_record import RESERVED_OID_INT
+from durus.file_storage._copying import copy_journal
 from durus.file_storage._file import remove
-from durus.file_storage._opening import has_magic, open_journal, open_temporary
+from durus.file_storage._opening import follow_writer, has_magic, open_journal, open_temporary
 from durus.file_storage._packer import Packer
-from durus.storage import Storage, check_record
+from durus.storage import Storage, StorageDescription, check_record
 from durus.utils import int8_to_str
 
 __all__ = ["FileStorage", "TempFileStorage"]
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OID = Struct(">Q")
 _RECORD_START = Struct(">QL")
 
@@ -143,6 +146,9 @@ class FileStorage(Storage):
         a pack, it opens the new one.
         """
         self._check_open()
+        if self._readonly:
+            self._journal, changed = follow_writer(self._journal)
+            return [int8_to_str(oid_int) for oid_int in changed]
         removed = self._removed_oids()
         self._removed = array("Q")
         return removed
@@ -167,6 +173,40 @@ class FileStorage(Storage):
             yield from super().gen_oid_record(start_oid, batch_size)
             return
         yield from self._journal.gen_oid_record()
+
+    def describe(self) -> StorageDescription:
+        """Tell what is known without a walk over the records.
+
+        The number of objects is not known in a packed file without an index file; the time of the
+        last commit is not, if Durus 4.3 made it.
+        """
+        self._check_open()
+        journal = self._journal
+        time_us = 0 if journal.tip.unproven else journal.tip.time_us
+        return StorageDescription(
+            format="SHELF-1",
+            path=self._filename,
+            size_bytes=journal.tip.end,
+            object_count=journal.object_count(),
+            transaction_count=journal.tip.transactions,
+            last_commit_time=_EPOCH + timedelta(microseconds=time_us) if time_us else None,
+        )
+
+    def copy(
+        self, path: str | PathLike[str], progress: Callable[[int, int], object] | None = None
+    ) -> None:
+        """Copy the committed state to a new file, while commits may go on.
+
+        Args:
+            path: the new file. It appears when it is whole and on the disk.
+            progress: called now and then with the bytes copied and the bytes to copy.
+
+        Raises:
+            StorageOpenError: there is something at `path`.
+            StorageWriteError: the system refused; nothing is left of the copy.
+        """
+        self._check_open()
+        copy_journal(self._journal, fsdecode(path), progress)
 
     def get_packer(self) -> Iterator[object]:
         """Give an iterator that packs in steps of a few milliseconds, and yields how many it kept.
