@@ -42,7 +42,10 @@ def show(container: PersistentObject, slot: str) -> str:
     name = PersistentObject.__repr__(container)
     if container._p_is_ghost():
         return name
-    contents = object.__getattribute__(container, slot)
+    try:
+        contents = object.__getattribute__(container, slot)
+    except AttributeError:  # made, and not yet set up
+        return name
     if isinstance(contents, set):
         contents = list(contents)  # in brackets, as Durus 4.3 shows a set
     return f"{name[:-1]} {_brief.repr(contents)}>"
@@ -92,10 +95,8 @@ class _ListReading(Collection[T]):
             return list(self)[index]
         position = as_index(index)
         # From the nearer end: the first and the last of a large mapping must not cost a whole walk.
-        items = islice(self, position, None)
-        if position < 0:
-            items = islice(reversed(self), -position - 1, None)
-        for item in items:
+        items, steps = (iter(self), position) if position >= 0 else (reversed(self), ~position)
+        for item in islice(items, steps, None):
             return item
         raise IndexError(f"index {position} is beyond the {len(self)} in this view")
 
