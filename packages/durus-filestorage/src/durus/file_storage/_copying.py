@@ -12,6 +12,7 @@ from durus.file_storage._file import (
     directory_of,
     exists,
     remove,
+    rename_over,
     second_name,
     sync_directory,
 )
@@ -42,10 +43,9 @@ def copy_journal(journal: Journal, path: str, progress: Progress | None) -> None
     try:
         _copy_in_pieces(journal, copy, progress)
         if not second_name(copy.path, path):
+            # A file system without second names: nothing can be refused and named in one go.
             _refuse_existing(path)
-            raise StorageWriteError(
-                f"tried to copy to {path!r}, found a file system without hard links; copy elsewhere"
-            )
+            rename_over(copy.path, path)
         remove(copy.path)
         sync_directory(path)
     except FileExistsError:
@@ -53,7 +53,7 @@ def copy_journal(journal: Journal, path: str, progress: Progress | None) -> None
         raise
     except DamageError as damage:
         raise journal.corruption(damage) from damage
-    except StorageWriteError:
+    except StorageOpenError:
         raise
     except OSError as error:
         raise _write_error(path, error) from error

@@ -103,6 +103,15 @@ class OffsetMap:
                 layout.map_offset, f"a hole for oid {oid_int} that is not in its list", oid_int
             )
 
+    def check_holes(self) -> None:
+        """Follow the list of holes.
+
+        Raises:
+            DamageError: it does not come back to where it began.
+        """
+        if self._layout.count:
+            self._walk_holes()
+
     def _words(self, number: int) -> Words[int] | None:
         layout = self._layout
         first = number * PAGE_WORDS

@@ -24,6 +24,7 @@ from durus.file_storage._file import (
 from durus.file_storage._journal import INDEX_SUFFIX, NEW_SUFFIX, Journal
 from durus.file_storage._packer import PACK_SUFFIX, PREPACK_SUFFIX
 from durus.file_storage._recovery import corruption_error, judge_tail
+from durus.file_storage._repair import REPAIR_SUFFIX, find_damage, repair_file
 from durus.file_storage._shelf import (
     EMPTY_FILE,
     MAGIC,
@@ -39,7 +40,6 @@ from durus.logger import log
 
 __all__ = ["follow_writer", "has_magic", "open_journal", "open_temporary"]
 
-REPAIR_SUFFIX = ".repair"
 TORN_SUFFIX = ".torn.new"
 
 # What an interrupted pack, repair or writing of an index may have left. Only the one who has the
@@ -61,23 +61,29 @@ _OTHER_FORMATS = {
 }
 
 
-def open_journal(path: str, *, readonly: bool, durable: bool, uses_index: bool = True) -> Journal:
+def open_journal(
+    path: str, *, readonly: bool = False, durable: bool = True, repair: bool = False
+) -> Journal:
     """Open a file, make it if it may be written and is not there, and find its committed state.
 
     Args:
         path: the file.
         readonly: take no lock and change nothing.
         durable: sync each commit.
-        uses_index: false to read everything from the journal itself.
+        repair: read everything, and if something is damaged, keep in its place what is not.
 
     Raises:
         StorageOpenError: or one of its kinds: the file cannot be opened, made or recovered.
         StorageFormatError: it is not of this format.
         CorruptionError: it is damaged.
     """
+    if repair and readonly:
+        raise StorageOpenError(f"tried to repair {path!r}, which was opened read-only", path)
     file = open_file(path, readonly=True) if readonly else lock_file(path, create=True)
     try:
-        return _read_journal(file, durable=durable, uses_index=uses_index)
+        if not readonly:
+            file = _prepare(file, repair=repair)
+        return _read_journal(file, durable=durable)
     except OSError as error:
         file.close()
         if isinstance(error, DurusError):
@@ -116,16 +122,23 @@ def follow_writer(journal: Journal) -> tuple[Journal, set[int]]:
     if identity is None:
         # Its name is gone. What is open stays.
         return journal, set()
-    if identity != journal.file.identity() or not journal.is_current():
-        new = open_journal(journal.file.path, readonly=True, durable=journal.durable)
-        return new, _changes_between(journal, new)
     changed: set[int] = set()
+    if identity == journal.file.identity() and _can_follow(journal, changed):
+        return journal, changed
+    new = open_journal(journal.file.path, readonly=True, durable=journal.durable)
+    return new, _changes_between(journal, new)
+
+
+def _can_follow(journal: Journal, changed: set[int]) -> bool:
+    """Take in what was appended, unless what was taken in before is not there any more."""
+    if not journal.is_current():
+        return False
     limit = journal.file.length()
     try:
         journal.scan(limit, changed)
     except DamageError as damage:
-        judge_tail(journal.file, journal.tip, damage, limit)
-    return journal, changed
+        return judge_tail(journal.file, journal.tip, damage, limit) == journal.tip.end
+    return True
 
 
 def _changes_between(old: Journal, new: Journal) -> set[int]:
@@ -169,15 +182,30 @@ def has_magic(path: str) -> bool:
         return False
 
 
-def _read_journal(file: File, *, durable: bool, uses_index: bool) -> Journal:
+def _prepare(file: File, *, repair: bool) -> File:
+    """Get a file ready that was opened for writing; give it, or the one that took its place."""
     path = real_path(file.path)
-    if not file.readonly:
-        _remove_leftovers(path)
-        _make_empty_file(file, path)
+    _remove_leftovers(path)
+    _make_empty_file(file, path)
+    if not repair:
+        return file
+    _check_magic(file)
+    reason = find_damage(file)
+    if reason is None:
+        return file
+    log(WARNING, "%s is being repaired: found %s", file.path, reason)
+    with suppress(OSError):
+        remove(path + INDEX_SUFFIX)
+    return repair_file(file, path)
+
+
+def _read_journal(file: File, *, durable: bool) -> Journal:
+    path = real_path(file.path)
     _check_magic(file)
     layout = _layout(file)
     limit = stop = file.length()
     reason = ""
+    uses_index = True
     while True:
         journal = Journal(file, path, layout, durable=durable)
         if uses_index:

@@ -438,6 +438,7 @@ class Packer:
             rename_over(file.path, self._path)
         finally:
             self.is_done = file_identity(self._path) == file.identity()
+        file.path = self._old.file.path
         try:
             sync_directory(self._path)
         except OSError as error:

@@ -34,7 +34,13 @@ from durus.file_storage._shelf import (
     read_commit,
 )
 
-__all__ = ["corruption_error", "judge_tail"]
+__all__ = [
+    "claimed_end",
+    "corruption_error",
+    "entries_end",
+    "is_whole_but_for_length",
+    "judge_tail",
+]
 
 _OIDS_SHOWN = 8
 
@@ -81,7 +87,7 @@ def _whole_follower(file: File, tip: Tip, limit: int) -> int:
 
     It ends where its length says, or, if the length is what is damaged, where its entries end.
     """
-    for start in {_claimed_end(file, tip.end), _entries_end(file, tip.end + 8, limit)}:
+    for start in {claimed_end(file, tip.end), entries_end(file, tip.end + 8, limit)}:
         if not tip.end + 8 < start <= limit - 8:
             continue
         for before in (tip._replace(end=start), Tip(start)):
@@ -100,12 +106,13 @@ def _follows_sync(file: File, commit_offset: int) -> bool:
     return commit is not None and commit.follows_sync
 
 
-def _claimed_end(file: File, offset: int) -> int:
+def claimed_end(file: File, offset: int) -> int:
+    """Give the offset where the transaction at `offset` ends, if its length is to be believed."""
     raw = file.read(offset, 8)
     return offset + 8 + LENGTH.unpack(raw)[0] if len(raw) == 8 else 0
 
 
-def _entries_end(file: File, start: int, limit: int) -> int:
+def entries_end(file: File, start: int, limit: int) -> int:
     """Give the offset of the first thing from `start` on that is no object entry."""
     try:
         for _ in gen_entries(file, start, limit):
@@ -123,15 +130,18 @@ def _is_start_of_torn(file: File, tip: Tip, own: tuple[int, Commit] | None) -> b
     with the commit record in the rest but for its length, or if its last record is of our form.
     """
     start = tip.unproven
-    if own is not None and own[1].previous == tip.commit_offset:
-        offset, commit = own
-        length = LENGTH.pack(offset + commit.entry_bytes - start - 8)
-        if crc_of_range(file, start + 8, offset, zlib.crc32(length)) == commit.crc:
-            return True
+    if own is not None and is_whole_but_for_length(file, start, *own):
+        return True
     last = b""
     for _, _, record in gen_entries(file, start + 8, tip.end):
         last = record
     return last[12:15] == b"\x80\x04c"
+
+
+def is_whole_but_for_length(file: File, start: int, offset: int, commit: Commit) -> bool:
+    """Tell whether the commit at `offset` covers all from `start` on, given the right length."""
+    length = LENGTH.pack(offset + commit.entry_bytes - start - 8)
+    return crc_of_range(file, start + 8, offset, zlib.crc32(length)) == commit.crc
 
 
 def corruption_error(file: File, damage: DamageError, proof: str, limit: int) -> CorruptionError:
@@ -154,7 +164,7 @@ def corruption_error(file: File, damage: DamageError, proof: str, limit: int) ->
 
 
 def _visible_oids(file: File, start: int, limit: int) -> list[int]:
-    claimed = _claimed_end(file, start - 8)
+    claimed = claimed_end(file, start - 8)
     stop = claimed if start < claimed <= limit else limit
     oid_ints: dict[int, None] = {}
     try:

@@ -252,8 +252,12 @@ class Scanner:
         self._crc = 0
         self._crc_end = 0
 
-    def read(self, tip: Tip) -> tuple[Tip, dict[int, int]]:
+    def read(self, tip: Tip, *, any_chain: bool = False) -> tuple[Tip, dict[int, int]]:
         """Read the transaction that begins at `tip.end`.
+
+        Args:
+            tip: the end of what was read before, and what the transaction must follow.
+            any_chain: do not ask that it follows the commit record of `tip`.
 
         Returns:
             The tip after it, and the file offset of each of its oids' entry.
@@ -263,12 +267,12 @@ class Scanner:
         """
         start = self._skip_zeros(tip.end)
         try:
-            return self._read_at(start, tip)
+            return self._read_at(start, tip, any_chain=any_chain)
         except DamageError as damage:
             damage.offset = tip.end
             raise
 
-    def _read_at(self, start: int, tip: Tip) -> tuple[Tip, dict[int, int]]:
+    def _read_at(self, start: int, tip: Tip, *, any_chain: bool) -> tuple[Tip, dict[int, int]]:
         position = start + 8
         stop = position + self._length_at(start)
         if stop > self._limit:
@@ -292,13 +296,17 @@ class Scanner:
             if oid_int != record_oid_int or spare < 0 or spare & 7 or end > stop:
                 raise DamageError(start, f"something that is no object entry at offset {position}")
             if oid_int == RESERVED_OID_INT:
-                return self._finish(start, position, end, stop, tip), offsets
+                commit = self._commit_at(start, position, end, stop)
+                if not any_chain:
+                    _check_chain(start, commit, tip)
+                count = tip.transactions + 1
+                return Tip(stop, commit.serial, position, commit.time_us, count), offsets
             offsets[oid_int] = position
             position = end
         return tip._replace(end=stop, transactions=tip.transactions + 1, unproven=start), offsets
 
-    def _finish(self, start: int, position: int, end: int, stop: int, tip: Tip) -> Tip:
-        """Check the commit record at `position`."""
+    def _commit_at(self, start: int, position: int, end: int, stop: int) -> Commit:
+        """Read the commit record at `position`, which must end the transaction and cover it."""
         commit = parse_commit(self._file.read(position, end - position)) if end == stop else None
         if commit is None or commit.format == BASE:
             raise DamageError(
@@ -309,13 +317,7 @@ class Scanner:
             raise DamageError(
                 start, "a transaction that does not agree with its commit record's CRC"
             )
-        if not follows(commit, tip):
-            raise DamageError(
-                start,
-                f"commit {commit.serial} after commit {tip.serial}, and it says that the one before"
-                f" is at offset {commit.previous}, where {tip.commit_offset} was expected",
-            )
-        return Tip(stop, commit.serial, position, commit.time_us, tip.transactions + 1)
+        return commit
 
     def _skip_zeros(self, start: int) -> int:
         """Give the offset of the first length that is not zero."""
@@ -353,11 +355,15 @@ class Scanner:
         self._crc_end = position
 
 
-def follows(commit: Commit, tip: Tip) -> bool:
-    """Tell whether `commit` is the one that comes after `tip` in the chain."""
-    if tip.commit_offset == 0:
-        return commit.previous == 0
-    return commit.previous == tip.commit_offset and commit.serial == tip.serial + 1
+def _check_chain(start: int, commit: Commit, tip: Tip) -> None:
+    """Refuse a commit record that is not the one that comes after `tip`."""
+    is_next = not tip.commit_offset or commit.serial == tip.serial + 1
+    if commit.previous != tip.commit_offset or not is_next:
+        raise DamageError(
+            start,
+            f"commit {commit.serial} after commit {tip.serial}, and it says that the one before is at"
+            f" offset {commit.previous}, where {tip.commit_offset} was expected",
+        )
 
 
 def gen_commits(file: File, start: int, limit: int) -> Iterator[tuple[int, Commit]]:

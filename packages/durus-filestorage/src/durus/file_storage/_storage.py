@@ -77,7 +77,9 @@ class FileStorage(Storage):
             self._filename = self._journal.path
         else:
             self._filename = fsdecode(filename)
-            self._journal = open_journal(self._filename, readonly=readonly, durable=durable)
+            self._journal = open_journal(
+                self._filename, readonly=readonly, durable=durable, repair=repair
+            )
         self._readonly = readonly
         self._next_oid_int = self._journal.next_oid_int
 
