@@ -67,7 +67,6 @@ class PersistentBase:
         def __setstate__(self, state: Any) -> None: ...
 
     else:
-
         # What __init__ is called with belongs to the subclass, not to this.
         def __new__(cls, *_args: Any, **_kwargs: Any) -> PersistentBase:  # noqa: PYI034
             self = object.__new__(cls)
@@ -85,6 +84,8 @@ class PersistentBase:
         def __setattr__(self, name: str, value: object) -> None:
             if name[:3] == "_p_":
                 _check_protocol_value(name, value)
+                if name == "_p_oid":
+                    _leave_cache(self, value)
             else:
                 self._p_note_change()
             _set(self, name, value)
@@ -92,6 +93,8 @@ class PersistentBase:
         def __delattr__(self, name: str) -> None:
             if name[:3] != "_p_":
                 self._p_note_change()
+            elif name in PersistentBase.__slots__:
+                raise AttributeError(f"{name} cannot be deleted")
             object.__delattr__(self, name)
 
     def _p_note_change(self) -> None:
@@ -126,6 +129,16 @@ def _check_protocol_value(name: str, value: object) -> None:
         raise TypeError(f"_p_connection is a Connection or None, got {value!r:.80}")
     if name in ("_p_serial", "_p_status") and not isinstance(value, int):
         raise TypeError(f"{name} is an integer, got {value!r:.80}")
+    if name == "_p_status" and value not in (GHOST, SAVED, UNSAVED):
+        raise ValueError(f"_p_status is GHOST, SAVED or UNSAVED, got {value!r}")
+
+
+def _leave_cache(obj: PersistentBase, oid: object) -> None:
+    """Under its old oid an object must not be found any more once it has another."""
+    old = _get(obj, "_p_oid")
+    connection = _get(obj, "_p_connection")
+    if old not in (None, oid) and connection is not None and connection.cache.get(old) is obj:
+        del connection.cache[old]
 
 
 class ConnectionBase:
@@ -201,6 +214,10 @@ class Cache:
         if found is not None:
             return found
         ghost = PersistentBase.__new__(klass)
+        found = self._objects.get(oid)
+        if found is not None:
+            # Taking memory ran the garbage collector; what that ended asked for the same oid.
+            return found
         _set(ghost, "_p_oid", oid)
         _set(ghost, "_p_connection", connection)
         _set(ghost, "_p_status", GHOST)
@@ -208,6 +225,12 @@ class Cache:
         return ghost
 
     def __setitem__(self, oid: bytes, obj: PersistentBase) -> None:
+        """Put `obj` under `oid` and nowhere else, in place of what was there."""
+        if self._objects.get(oid) is obj:
+            return
+        _leave_cache(obj, None)
+        self._recent.pop(oid, None)
+        _set(obj, "_p_oid", oid)
         self._objects[oid] = obj
 
     def __delitem__(self, oid: bytes) -> None:
@@ -226,10 +249,11 @@ class Cache:
         return len(self._recent)
 
     def note_use(self, obj: PersistentBase) -> None:
-        """Make `obj` the last that `shrink()` would take."""
+        """Make `obj` the last that `shrink()` would take; nothing if it is not in this cache."""
         oid = _get(obj, "_p_oid")
-        self._recent.pop(oid, None)
-        self._recent[oid] = obj
+        if self._objects.get(oid) is obj:
+            self._recent.pop(oid, None)
+            self._recent[oid] = obj
 
     def shrink(self, transaction_serial: int) -> int:
         """Make ghosts of the longest unused objects until `size` are left.
@@ -292,7 +316,7 @@ class ReferenceWriter:
         connection = _get(obj, "_p_connection")
         if connection is None:
             oid = self._adopt(obj)
-        elif connection is self._connection:
+        elif connection is self._connection and _get(obj, "_p_oid") is not None:
             oid = _get(obj, "_p_oid")
         else:
             raise ForeignObjectError(
@@ -327,7 +351,8 @@ def _find_member(cls: type, name: str) -> Any:
     for base in cls.__mro__:
         if name in base.__dict__:
             found = base.__dict__[name]
-            return found if type(found) is _MemberDescriptor else None
+            # A state that names `_p_oid` and its kin must not reach them.
+            return found if type(found) is _MemberDescriptor and name[:3] != "_p_" else None
     return None
 
 

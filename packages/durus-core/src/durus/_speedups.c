@@ -197,25 +197,17 @@ resize_table(Cache *cache, size_t slots)
     return 0;
 }
 
+/* Put `obj`, which is in no table, where nothing is under `oid`. */
 static int
 add_to_table(Cache *cache, uint64_t oid, Persistent *obj)
 {
     if (cache->used * 3 >= cache->slots * 2 && resize_table(cache, cache->slots * 2) < 0) {
         return -1;
     }
-    if (obj->cache != NULL) {
-        remove_from_table(obj);
-    }
     obj->oid = oid;
     obj->has_oid = 1;
-    size_t slot = find_slot(cache, oid);
-    if (cache->table[slot] != NULL) {
-        cache->table[slot]->cache = NULL;
-    }
-    else {
-        cache->used++;
-    }
-    cache->table[slot] = obj;
+    cache->table[find_slot(cache, oid)] = obj;
+    cache->used++;
     obj->cache = cache;
     return 0;
 }
@@ -278,9 +270,16 @@ note_use_in_ring(Cache *cache, Persistent *obj)
     link_newest(cache, obj);
 }
 
+/* Take `obj` out of the table and the ring that it is in: only what is in a cache's table is in its
+   ring. The caller has a reference of its own. */
 static void
-drop_from_ring(Cache *cache, Persistent *obj)
+leave_cache(Persistent *obj)
 {
+    Cache *cache = obj->cache;
+    if (cache == NULL) {
+        return;
+    }
+    remove_from_table(obj);
     if (is_in_ring(cache, obj)) {
         unlink_from_ring(cache, obj);
         Py_DECREF(obj);
@@ -480,11 +479,13 @@ static PyTypeObject ConnectionType = {
 static int
 is_protocol_name(PyObject *name)
 {
-    if (PyUnicode_GET_LENGTH(name) < 3 || PyUnicode_KIND(name) != PyUnicode_1BYTE_KIND) {
+    if (PyUnicode_GET_LENGTH(name) < 3) {
         return 0;
     }
-    const Py_UCS1 *text = PyUnicode_1BYTE_DATA(name);
-    return text[0] == '_' && text[1] == 'p' && text[2] == '_';
+    const void *text = PyUnicode_DATA(name);
+    int kind = PyUnicode_KIND(name);
+    return PyUnicode_READ(kind, text, 0) == '_' && PyUnicode_READ(kind, text, 1) == 'p'
+        && PyUnicode_READ(kind, text, 2) == '_';
 }
 
 /* Asked for by isinstance(), repr() and the loading itself: reading them must not load anything. */
@@ -725,9 +726,7 @@ Persistent_set_oid(Persistent *self, PyObject *value, void *unused)
     }
     if (self->cache != NULL && (value == Py_None || oid != self->oid)) {
         /* Under its old oid it must not be found any more. */
-        Cache *cache = self->cache;
-        remove_from_table(self);
-        drop_from_ring(cache, self);
+        leave_cache(self);
     }
     self->oid = oid;
     self->has_oid = value != Py_None;
@@ -804,7 +803,15 @@ Persistent_set_status(Persistent *self, PyObject *value, void *unused)
     return 0;
 }
 
+/* Where attrs and dataclasses look whether a class needs the slot. */
+static PyObject *
+Persistent_get_weakref(Persistent *self, void *unused)
+{
+    return Py_NewRef(self->weakrefs == NULL ? Py_None : self->weakrefs);
+}
+
 static PyGetSetDef Persistent_getset[] = {
+    {"__weakref__", (getter)Persistent_get_weakref, NULL, "the weak references to the object", NULL},
     {"_p_oid", (getter)Persistent_get_oid, (setter)Persistent_set_oid,
      "8 bytes, or None while the object is new", NULL},
     {"_p_connection", (getter)Persistent_get_connection, (setter)Persistent_set_connection,
@@ -924,6 +931,13 @@ get_instance(Cache *self, uint64_t oid, PyObject *klass, PyObject *connection)
     if (obj == NULL) {
         return NULL;
     }
+    Persistent *meanwhile = find_object(self, oid);
+    if (meanwhile != NULL) {
+        /* Taking memory ran the garbage collector, and what that ended asked for the same oid. */
+        Py_INCREF(meanwhile);
+        Py_DECREF(obj);
+        return (PyObject *)meanwhile;
+    }
     Py_INCREF(connection);
     obj->connection = (Connection *)connection;
     obj->status = GHOST;
@@ -963,18 +977,25 @@ Cache_ass_subscript(Cache *self, PyObject *key, PyObject *value)
     if (oid_argument(key, &oid) < 0) {
         return -1;
     }
-    if (value == NULL) {
-        Persistent *obj = find_object(self, oid);
-        if (obj != NULL) {
-            remove_from_table(obj);
-            drop_from_ring(self, obj);
-        }
-        return 0;
-    }
-    if (check_persistent(value) < 0) {
+    if (value != NULL && check_persistent(value) < 0) {
         return -1;
     }
-    return add_to_table(self, oid, (Persistent *)value);
+    Persistent *found = find_object(self, oid);
+    if ((PyObject *)found == value) {
+        return 0;
+    }
+    if (found != NULL) {
+        Py_INCREF(found);
+        leave_cache(found);
+    }
+    int result = 0;
+    if (value != NULL) {
+        leave_cache((Persistent *)value);
+        result = add_to_table(self, oid, (Persistent *)value);
+    }
+    /* The last, since it may run any code. */
+    Py_XDECREF(found);
+    return result;
 }
 
 static PyObject *
@@ -1646,6 +1667,12 @@ add_types(PyObject *module)
             return -1;
         }
     }
+    PyObject *slots = Py_BuildValue("(sssss)", "__weakref__", "_p_connection", "_p_oid", "_p_serial",
+                                    "_p_status");
+    if (slots == NULL || PyDict_SetItemString(PersistentType.tp_dict, "__slots__", slots) < 0) {
+        return -1;
+    }
+    Py_DECREF(slots);
     own_setattr = PyDict_GetItemString(PersistentType.tp_dict, "__setattr__");
     own_delattr = PyDict_GetItemString(PersistentType.tp_dict, "__delattr__");
     own_note_change = PyDict_GetItemString(PersistentType.tp_dict, "_p_note_change");

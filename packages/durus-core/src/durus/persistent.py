@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import wraps
 from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -75,6 +76,8 @@ class PersistentObject(PersistentBase):
         A subclass may return anything that pickles and that its `__setstate__` takes.
         """
         state = dict(getattr(self, "__dict__", ()))
+        # `Box[int]()` sets it: how the object was made, not what it holds.
+        state.pop("__orig_class__", None)
         for descriptor in _data_slots(type(self)):
             try:
                 state[_stored_name(descriptor)] = descriptor.__get__(self)
@@ -121,14 +124,45 @@ class PersistentObject(PersistentBase):
         """Say that the object has changes to commit."""
         if self._p_status == GHOST:
             self._p_load_state()
-        if self._p_connection is not None:
-            self._p_connection.note_change(self)
+        connection = self._p_connection
+        if connection is not None:
+            # An access as well: a commit of what others changed meanwhile is a conflict.
+            connection.note_access(self)
+            connection.note_change(self)
         set_status(self, UNSAVED)
+
+    @classmethod
+    def __attrs_init_subclass__(cls) -> None:
+        """Undo what attrs writes into a class that passes by the rules above; attrs calls this.
+
+        Its `__setattr__`, for fields with a converter or validator, is `object`'s in the end: a
+        change would not be noted. Its `__getstate__` knows nothing but the fields.
+        """
+        for name in ("__getstate__", "__setstate__"):
+            if getattr(cls.__dict__.get(name), "__module__", None) == "attr._make":
+                delattr(cls, name)
+        own = cls.__dict__.get("__setattr__")
+        if own is object.__setattr__:
+            cls.__setattr__ = PersistentBase.__setattr__  # type: ignore[method-assign]
+        elif own is not None and cls.__dict__.get("__attrs_own_setattr__"):
+            cls.__setattr__ = _note_before(own)  # type: ignore[method-assign]
 
     def _p_gen_data_slots(self) -> Iterator[str]:
         """Yield the names of the slots that hold state."""
         for descriptor in _data_slots(type(self)):
             yield _stored_name(descriptor)
+
+
+def _note_before(set_attribute: Callable[[Any, str, Any], None]) -> Any:
+    """Give a `__setattr__` that notes the change and then does what `set_attribute` does."""
+
+    @wraps(set_attribute)
+    def __setattr__(self: PersistentObject, name: str, value: object) -> None:  # noqa: N807
+        if name[:3] != "_p_":
+            self._p_note_change()
+        set_attribute(self, name, value)
+
+    return __setattr__
 
 
 class Persistent(PersistentObject):
