@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 
 from durus.connection import Connection
@@ -128,8 +129,6 @@ def test_a_writer_keeps_others_from_packing(durus: Any, database: Path) -> None:
 def test_a_bar_on_a_terminal(durus: Any, database: Path, waiting: str, look: Look) -> None:
     """On a terminal a bar with the number of objects moves, and the summary takes its place."""
     expected = look(database)
-    import pexpect
-
     child = durus.on_terminal("pack", "app.durus", "--storage-class", waiting)
     child.expect_exact("packing app.durus")
     child.expect(r"\d objects?")
@@ -153,6 +152,7 @@ def test_an_interrupted_pack_changes_nothing(durus: Any, database: Path, waiting
     child.expect_exact("packing app.durus")
     child.sendintr()
     child.expect_exact("durus: error: interrupted")
+    child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 130
     left = sorted((p.name, p.read_bytes()) for p in durus.folder.glob("app.durus*"))

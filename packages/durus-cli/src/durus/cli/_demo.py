@@ -181,7 +181,8 @@ def _tell_where(console: Console, path: str) -> None:
         style="not bold default",
     )
     console.print(checked, soft_wrap=True)
-    console.print(f"The database is {where} ({size}), and it stays. Look into it:", soft_wrap=True)
+    place = os.path.abspath(where)
+    console.print(f"The database is {place} ({size}), and it stays. Look into it:", soft_wrap=True)
     console.print()
     for command in ("shell", "info"):
         console.print(f"    durus {command} {shlex.quote(where)}", soft_wrap=True)

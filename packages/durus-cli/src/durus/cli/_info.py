@@ -166,6 +166,8 @@ def _garbage_text(report: _Report) -> str:
     garbage = report.garbage()
     if garbage is None:
         return "not counted; --garbage walks all that the root reaches"
+    if not garbage.objects:
+        return "none: the root reaches every object"
     return (
         f"{_share(garbage, report):.1%}: {count_text(garbage.objects, 'object')} in"
         f" {bytes_text(garbage.length_bytes)} of records"

@@ -60,11 +60,11 @@ def _progress(title: str) -> Iterator[Callable[[int], None]]:
     beside it stands what was copied so far.
     """
     console = stderr_console()
+    if not console.is_terminal:
+        yield lambda kept: None  # noqa: ARG005 - nobody watches
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
-    is_hidden = not console.is_terminal
-    with Progress(
-        *columns, TimeElapsedColumn(), console=console, transient=True, disable=is_hidden
-    ) as progress:
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
         task = progress.add_task(title, total=None, count="")
         yield lambda kept: progress.update(task, count=count_text(kept, "object"))
 
@@ -74,7 +74,8 @@ def _summary(
 ) -> str:
     """Tell on one line what the pack saved, as far as the storage tells."""
     parts = [_bytes_part(before.size_bytes, after.size_bytes), _objects_part(before, kept)]
-    return f"packed {one_line(name)}: " + "; ".join(part for part in parts if part)
+    told = "; ".join(part for part in parts if part)
+    return f"packed {one_line(name)}: {told}" if told else f"packed {one_line(name)}"
 
 
 def _bytes_part(before: int | None, after: int | None) -> str:
