@@ -372,8 +372,31 @@ class Journal:
         """Make the journal of the file that a pack writes, and that is to take this one's place."""
         return Journal(file, self.path, layout, durable=self.durable, keeps_index=self.keeps_index)
 
+    def gen_oids(self) -> Iterator[int]:
+        """Yield every oid that has an entry; some may come twice."""
+        try:
+            yield from self.index.gen_oids()
+        except DamageError as damage:
+            self._replace_index(damage)
+            yield from self.index.gen_oids()
+
+    def gen_packed_oids(self) -> Iterator[int]:
+        """Yield every oid that had an entry when the running pack began; some may come twice."""
+        try:
+            yield from self.index.gen_older_oids()
+        except DamageError as damage:
+            self._replace_index(damage)
+            yield from self.index.gen_older_oids()
+
     def object_count(self) -> int | None:
         """Give the number of objects, where it can be told without a walk."""
+        try:
+            return self._count_objects()
+        except DamageError as damage:
+            self._replace_index(damage)
+            return self._count_objects()
+
+    def _count_objects(self) -> int | None:
         source = self.index.source
         if isinstance(source, IndexFile):
             known = source.covered.object_count

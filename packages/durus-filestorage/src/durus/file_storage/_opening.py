@@ -149,8 +149,8 @@ def _changes_between(old: Journal, new: Journal) -> set[int]:
     """
     base = new.layout.base_commit
     if base is None or old.tip.unproven or not _has_commit(old, base):
-        return {*old.index.gen_oids(), *new.index.gen_oids()}
-    changed = {oid_int for oid_int in old.index.gen_oids() if not new.find(oid_int)}
+        return {*old.gen_oids(), *new.gen_oids()}
+    changed = {oid_int for oid_int in old.gen_oids() if not new.find(oid_int)}
     scanner = Scanner(new.file, new.tip.end)
     tip = new.layout.tip
     while tip.end < new.tip.end:

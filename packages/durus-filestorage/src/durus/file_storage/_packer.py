@@ -367,9 +367,8 @@ class Packer:
 
     def _gen_removed(self) -> Iterator[None]:
         """Find what was there when the pack began and is not kept."""
-        index = self._old.index
         is_marked = self._marks.find
-        for oid_int in index.gen_older_oids():
+        for oid_int in self._old.gen_packed_oids():
             if not is_marked(oid_int):
                 self.removed.append(oid_int)
             if self._is_late():
