@@ -1,8 +1,9 @@
-"""What all tests share: how hypothesis works here."""
+"""What all tests share: how hypothesis works here, and how much memory a test may take."""
 
 from __future__ import annotations
 
 import os
+import resource
 
 from hypothesis import HealthCheck, settings
 
@@ -16,3 +17,7 @@ settings.register_profile(
 )
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
+
+# A test that never stops growing ends with a MemoryError and its name, not with the machine.
+_MOST_BYTES = 6 << 30
+resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
