@@ -39,11 +39,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from io import BytesIO
-from pickle import Pickler, PicklingError, Unpickler, UnpicklingError, dumps
+from pickle import Pickler, PicklingError, Unpickler, UnpicklingError, _Pickler, dumps
 from struct import Struct
 from typing import Any
 
-from durus.broken import BrokenInstance, BrokenObject
+from durus.broken import BrokenInstance, BrokenObject, broken_class
 from durus.class_finder import ClassFinder
 from durus.error import CorruptRecordError, UnpicklableError
 from durus.persistent import (
@@ -287,10 +287,25 @@ class ObjectWriter:
         try:
             self._pickler.dump(state)
         except (PicklingError, TypeError, AttributeError, RecursionError) as error:
-            raise _explain_unpicklable(obj, state, error) from error
+            if not self._pickle_with_broken(obj, state):
+                raise _explain_unpicklable(obj, state, error) from error
         finally:
             self._forget_memo(sum(map(len, chunks)))
         return _without_frame(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+
+    def _pickle_with_broken(self, obj: PersistentObject, state: object) -> bool:
+        """Try again with a pickler that can name classes which cannot be imported."""
+        if not broken_class.cache_info().currsize:
+            return False
+        self._chunks.clear()
+        self._references.begin(obj._p_oid)
+        pickler = _BrokenPickler(self._chunks, PICKLE_PROTOCOL)
+        pickler.persistent_id = self._references  # type: ignore[method-assign]  # as documented
+        try:
+            pickler.dump(state)
+        except (PicklingError, TypeError, AttributeError, RecursionError):
+            return False
+        return True
 
     def _forget_memo(self, written_bytes: int) -> None:
         # Clearing a memo takes time in proportion to the most that it ever held.
@@ -319,6 +334,20 @@ class _Chunks(list[bytes]):
     """A file for a pickler, which writes a state in one piece unless it holds very large bytes."""
 
     write = list.append
+
+
+class _BrokenPickler(_Pickler):
+    """A pickler in Python, and slow, that names a class which cannot be imported as it was stored.
+
+    The one in C imports whatever it names.
+    """
+
+    def save_global(self, obj: Any, name: str | None = None) -> None:
+        if isinstance(obj, type) and issubclass(obj, (BrokenObject, BrokenInstance)):
+            self.write(b"c%b\n%b\n" % (obj.__module__.encode(), obj.__qualname__.encode()))
+            self.memoize(obj)  # type: ignore[attr-defined]  # typeshed lacks it
+        else:
+            super().save_global(obj, name)  # type: ignore[misc]  # typeshed lacks it
 
 
 class _StatePickler(Pickler):
