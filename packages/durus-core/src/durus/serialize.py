@@ -344,7 +344,8 @@ class _BrokenPickler(_Pickler):
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
         if isinstance(obj, type) and issubclass(obj, (BrokenObject, BrokenInstance)):
-            self.write(b"c%b\n%b\n" % (obj.__module__.encode(), obj.__qualname__.encode()))
+            named = b"c%b\n%b\n" % (obj.__module__.encode(), obj.__qualname__.encode())
+            self.write(named)  # type: ignore[attr-defined]  # typeshed lacks it
             self.memoize(obj)  # type: ignore[attr-defined]  # typeshed lacks it
         else:
             super().save_global(obj, name)  # type: ignore[misc]  # typeshed lacks it
