@@ -15,6 +15,7 @@ from itertools import islice
 from typing import ClassVar, TypeVar
 
 import pytest
+from hypothesis import settings
 
 from durus.error import (
     ConflictError,
@@ -179,6 +180,7 @@ class DiskMachine(StorageMachine):
 
 
 TestDiskMachine = DiskMachine.TestCase
+TestDiskMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
 def refs_of(record: bytes) -> list[bytes]:

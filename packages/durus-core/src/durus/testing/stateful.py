@@ -32,6 +32,20 @@ _PICKS = st.lists(st.integers(0, 2**16), max_size=4)
 _PAYLOADS = st.binary(max_size=40) | st.integers(0, 20_000).map(bytes)
 
 
+# Named functions, not lambdas: older releases of hypothesis look for a lambda's source, slowly, at
+# every step.
+def _is_persistent(machine: StorageMachine) -> bool:
+    return machine.storage.is_persistent
+
+
+def _may_pack(machine: StorageMachine) -> bool:
+    return machine.storage.can_pack and machine._packer is None
+
+
+def _is_packing(machine: StorageMachine) -> bool:
+    return machine._packer is not None
+
+
 class StorageMachine(RuleBasedStateMachine):
     """Moves on a storage, and the same moves on a dictionary of records by oid.
 
@@ -96,7 +110,7 @@ class StorageMachine(RuleBasedStateMachine):
         assert isinstance(reported, list)
         assert len(set(reported)) == len(reported)
 
-    @precondition(lambda self: self.storage.is_persistent)
+    @precondition(_is_persistent)
     @rule()
     def reopen(self) -> None:
         """Close and open. What was given and not stored may be given again."""
@@ -105,7 +119,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.storage = self.open_storage()
         self.given = set(self.model) | set(self.doubtful)
 
-    @precondition(lambda self: self.storage.can_pack and self._packer is None)
+    @precondition(_may_pack)
     @rule()
     def pack(self) -> None:
         """Remove what the root does not reach, at once."""
@@ -116,13 +130,13 @@ class StorageMachine(RuleBasedStateMachine):
             self.model.pop(oid, None)
         self.doubtful.clear()
 
-    @precondition(lambda self: self.storage.can_pack and self._packer is None)
+    @precondition(_may_pack)
     @rule()
     def begin_to_pack(self) -> None:
         """Take a packer, to be driven between the next moves."""
         self._packer = iter(self.storage.get_packer())
 
-    @precondition(lambda self: self._packer is not None)
+    @precondition(_is_packing)
     @rule(steps=st.integers(1, 30))
     def pack_some_steps(self, steps: int) -> None:
         """Let the packer take some steps."""
@@ -133,7 +147,7 @@ class StorageMachine(RuleBasedStateMachine):
                 self._packer = None
                 return
 
-    @precondition(lambda self: self._packer is not None)
+    @precondition(_is_packing)
     @rule()
     def drop_the_packer(self) -> None:
         """Give up packing."""
