@@ -27,6 +27,9 @@ SPARE_BYTES = 64 << 20
 SECONDS = 20
 HEADER_BYTES = 8
 
+# So short a file may be one whose making was interrupted; longer ones are damaged.
+NEW_FILE_BYTES = 64
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -338,11 +341,12 @@ class Judge:
         if number == sample.last:
             return None
         same = common_prefix(content, sample.content)
-        whole = max(sample.whole_before(same), 0)
-        assert number == whole, f"state {number} of a file that is right up to {same}"
-        if number == 0 and same < sample.ends.get(0, 0):
-            assert len(content) <= sample.ends[0], "taken for a new file"
+        whole = sample.whole_before(same)
+        if whole < 0:
+            assert number == 0
+            assert len(content) < NEW_FILE_BYTES, "damage is taken for a new file"
             return "torn"
+        assert number == whole, f"state {number} of a file that is right up to {same}"
         later = [end for k, end in sample.ends.items() if k > number + 1]
         intact = [end for end in later if content[end - 86 : end] == sample.content[end - 86 : end]]
         assert not intact, f"a tail with the whole transactions up to {intact} was set aside"

@@ -19,8 +19,7 @@ from random import Random
 
 import pytest
 
-from durus.error import CorruptionError, StorageFormatError
-from durus.serialize import check_proof
+from durus.error import CorruptionError, CorruptRecordError, StorageFormatError
 from durus.utils import int8_to_str
 
 from .conftest import Kind
@@ -36,6 +35,7 @@ from .damage import (
     cuts,
     flips,
     make_sample,
+    read_as_object,
     splices,
     tails,
 )
@@ -131,10 +131,11 @@ def whole_transactions(sample: Sample, content: bytes) -> list[int]:
 
 def check_repaired(found: Records, sample: Sample, content: bytes) -> None:
     """Every whole transaction is there: each record is its last one, or a right one after it."""
-    strange = [oid for oid, record in found.items() if record not in sample.history.stored]
-    assert not strange, f"records that nobody stored: {strange}"
     for record in found.values():
-        check_proof(record)
+        if record not in sample.history.stored:
+            # One that claims to be of Durus 4.3, so that it need not prove itself, may stay.
+            with pytest.raises(CorruptRecordError):
+                read_as_object(record, "repaired")
     states = sample.history.states
     newest: dict[bytes, int] = {}
     for number in whole_transactions(sample, content):
