@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import EntryPoints, distributions
+from importlib.metadata import EntryPoint, EntryPoints, distributions
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 from typing import Any
@@ -164,6 +164,15 @@ def test_real_distributions_are_found(tmp_path: Path, monkeypatch: pytest.Monkey
     expected = InstalledStorage("outside", "outsider", "3.0", "durus.storage:MemoryStorage")
     assert expected in installed_storages()
     assert isinstance(open_storage("OUTSIDE:"), MemoryStorage)
+
+
+def test_entry_point_made_by_hand_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry point without a distribution, which a test may make, is listed as such."""
+    entry = EntryPoint("Mine", "durus.storage:MemoryStorage", "durus.storages")
+    monkeypatch.setattr(durus.backends, "entry_points", lambda group: EntryPoints([entry]))
+    expected = InstalledStorage("mine", "unknown", "unknown", "durus.storage:MemoryStorage")
+    assert installed_storages() == [expected]
+    assert str(expected) == "unknown unknown (durus.storage:MemoryStorage)"
 
 
 def test_storage_class_imports_the_one_that_is_asked_for(installed: Install) -> None:

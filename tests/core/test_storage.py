@@ -25,7 +25,7 @@ from durus.storage import (
     get_census,
     get_reference_index,
 )
-from durus.testing import commit, make_record
+from durus.testing import StorageTests, commit, make_record
 from durus.utils import int8_to_str
 
 ONE, TWO, THREE, FOUR = (int8_to_str(n) for n in range(1, 5))
@@ -62,6 +62,23 @@ class Plain(Storage):
         oids = list(oids)
         self.asked.append(len(oids))
         return super().bulk_load(oids)
+
+
+class PlainInMemory(Plain):
+    """The same, with the truth about what outlives it."""
+
+    is_persistent = False
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class TestPlainStorage(StorageTests):
+    """The defaults of Storage keep the contract, and an absent ability is refused."""
+
+    @pytest.fixture
+    def open_storage(self) -> Callable[..., Storage]:
+        return PlainInMemory
 
 
 @pytest.fixture(params=[MemoryStorage, Plain])
