@@ -62,7 +62,19 @@ def put_os(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]
 
 
 @pytest.fixture(autouse=True)
-def eager_index(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have index files of small databases too, written at a commit now and then and at close."""
-    monkeypatch.setattr("durus.file_storage._journal._TAIL_AT_COMMIT", 6)
-    monkeypatch.setattr("durus.file_storage._journal._TAIL_AT_CLOSE", 1)
+def small_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have small databases do what large ones do.
+
+    Index files are written at a commit now and then and at close; a pack takes many steps, writes
+    and syncs in many pieces, and copies in rounds what is committed meanwhile.
+    """
+    measures = {
+        "_journal._TAIL_AT_COMMIT": 6,
+        "_journal._TAIL_AT_CLOSE": 1,
+        "_packer._STEP_S": -1,
+        "_packer._WRITE_BYTES": 500,
+        "_packer._SYNC_BYTES": 2000,
+        "_packer._LAST_BYTES": 0,
+    }
+    for name, value in measures.items():
+        monkeypatch.setattr(f"durus.file_storage.{name}", value)

@@ -7,7 +7,8 @@ acknowledged. Then it commits, packs and reopens what it found.
 Cases:
     commits to a fresh file, of several sizes; reopened and committed to again
     commits by a storage that was opened with durable=False: nothing acknowledged, nothing half done
-    pack, in steps with commits between them; a second pack
+    pack, in steps with commits between them, some of which refer to garbage; a second pack; a pack
+        in few steps, on a file system without hard links, and with oids too scattered for a map
     index built anew: missing, stale, damaged
     recovery of a torn tail is itself cut
     repair
@@ -16,6 +17,7 @@ Cases:
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +27,7 @@ import pytest
 
 from durus.error import CorruptionError
 from durus.storage import Storage
-from durus.testing.crash import DiskRecorder, DiskState
+from durus.testing.crash import DiskRecorder, DiskState, FaultyDisk
 from durus.utils import int8_to_str
 
 from .conftest import Kind
@@ -82,29 +84,64 @@ def test_commits_that_need_not_be_durable(
     StateChecker(kind.open, history, place / "cut").check_all(recorder.states())
 
 
+def _plain(_disk: FaultyDisk, _monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pack as it comes."""
+
+
+def _in_few_steps(_disk: FaultyDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("durus.file_storage._packer._STEP_S", 1)
+    monkeypatch.setattr("durus.file_storage._packer._WRITE_BYTES", 1 << 18)
+    monkeypatch.setattr("durus.file_storage._packer._LAST_BYTES", 1 << 16)
+
+
+def _without_links(disk: FaultyDisk, _monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.fail("link", errno.EPERM, forever=True)
+
+
+def _scattered_oids(_disk: FaultyDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("durus.file_storage._packer._FREE_MAP_BYTES", 0)
+    monkeypatch.setattr("durus.file_storage._packer._MAP_BYTES_AN_OBJECT", 0)
+
+
 @pytest.mark.parametrize("packed_before", [False, True])
-def test_pack(kind: Kind, live: Path, place: Path, put_os: PutOs, packed_before: bool) -> None:
+@pytest.mark.parametrize("way", [_plain, _in_few_steps, _without_links, _scattered_oids])
+def test_pack(
+    kind: Kind,
+    live: Path,
+    place: Path,
+    put_os: PutOs,
+    packed_before: bool,
+    way: Callable[[FaultyDisk, pytest.MonkeyPatch], None],
+) -> None:
     """A cut during a pack, or during the commits between its steps, loses nothing acknowledged."""
     history = prepare(kind, live)
     if packed_before:
         with kind.open(live / NAME) as storage:
             storage.pack()
             commit_some(storage, history)
-    recorder = DiskRecorder(live)
+    disk = FaultyDisk()
+    recorder = DiskRecorder(live, disk)
     recorder.acknowledge(history.base)
     put_os(recorder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        way(disk, monkeypatch)
+        pack_and_commit(kind, live, history, recorder)
+    put_os(os)
+    StateChecker(kind.open, history, place / "cut").check_all(recorder.states())
+
+
+def pack_and_commit(kind: Kind, live: Path, history: History, recorder: DiskRecorder) -> None:
+    """Pack with commits between the steps, one of them of what was garbage, and after it."""
     with kind.open(live / NAME) as storage:
         for step, _ in enumerate(storage.get_packer()):
-            if step < 3:
-                refs = (1, 20, 30 + step)
+            if step % 3 == 0 and step < 30:
+                refs = (1, 20, 30 + step, *([5, 6] if step else []))
                 record = make_record(30 + step, f"while packing {step}")
                 recorder.acknowledge(history.commit(storage, refs, record))
         assert history.number_of(storage) == history.base
         recorder.acknowledge(history.commit(storage, (1, 20), make_record(40, "after")))
         storage.pack()
         recorder.acknowledge(history.commit(storage, (1, 20), make_record(41, "after")))
-    put_os(os)
-    StateChecker(kind.open, history, place / "cut").check_all(recorder.states())
 
 
 def _index_gone(live: Path) -> None:
