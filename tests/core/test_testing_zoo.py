@@ -461,6 +461,15 @@ class LoadsAllOrNothing(MemoryStorage):
         return iter([self.load(oid) for oid in oids])
 
 
+@breaks("test_walks_refuse_an_oid_that_is_not_eight_bytes")
+class LooksUpAnythingInBulk(DiskStorage):
+    def bulk_load(self, oids: Iterable[bytes]) -> Iterator[bytes]:
+        for oid in oids:
+            if oid not in self.view:
+                raise DurusKeyError(oid)
+            yield self.view[oid]
+
+
 @breaks("test_gen_oid_record_yields_every_reachable_record_once")
 class YieldsTheRootTwice(DiskStorage):
     def gen_oid_record(

@@ -190,7 +190,7 @@ class PackClauses(Suite):
 
     @needs("can_pack")
     def test_end_tells_its_handler_what_a_pack_removed(self, place: Place) -> None:
-        """`end` gives its handler the oids that a `pack` removed; a refusal keeps nothing."""
+        """`end` gives its handler, which may refuse, the oids that a `pack` removed."""
         storage = place.storage
         records = commit_graph(storage, {0: [1], 1: [], 2: []})
         storage.sync()
@@ -203,7 +203,19 @@ class PackClauses(Suite):
         with pytest.raises(StorageTransactionError):
             storage.end()
         storage.sync()
-        assert is_stored(place.again(), records[0])
+        assert is_stored(storage, records[0])
+        [garbage] = fresh_oids(storage, 1)
+        commit(storage, make_record(garbage))
+        storage.pack()
+        told: list[bytes] = []
+        storage.begin()
+        storage.store(records[1][:8], make_record(records[1][:8], payload=b"changed"))
+        storage.end(told.extend)
+        assert told == [garbage]
+        assert storage.sync() == []
+        found = place.again()
+        assert is_stored(found, records[0])
+        assert is_stored(found, make_record(records[1][:8], payload=b"changed"))
 
     @needs("can_pack", "can_share")
     def test_pack_reports_to_every_session(self, place: Place) -> None:

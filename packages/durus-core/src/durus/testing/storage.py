@@ -296,6 +296,15 @@ class _WalkClauses:
         assert found == [make_record(one), make_record(other)]
         assert storage.load(other) == make_record(other)
 
+    def test_walks_refuse_an_oid_that_is_not_eight_bytes(self, place: Place) -> None:
+        """`bulk_load` of what is no oid, and `gen_oid_record` from it, raise InvalidOidError."""
+        commit(place.storage, make_record(ROOT_OID))
+        for oid in (b"\0" * 7, b"\0" * 9):
+            with pytest.raises(InvalidOidError):
+                list(place.storage.bulk_load([ROOT_OID, oid]))
+            with pytest.raises(InvalidOidError):
+                list(place.storage.gen_oid_record(oid))
+
     def test_gen_oid_record_yields_every_reachable_record_once(self, place: Place) -> None:
         """Without a start, `gen_oid_record` yields all that the root reaches, and nothing twice."""
         records = commit_graph(place.storage, {0: [1, 2], 1: [3], 2: [3, 0], 3: [1], 4: [4]})
