@@ -24,7 +24,7 @@ too full. Reading and adding does not mind; a deletion that meets such a place b
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Protocol, Self, TypeAlias
 
 __all__ = [
@@ -184,11 +184,11 @@ def split_child(node: Node, position: int) -> None:
 # -- removing --------------------------------------------------------------------------------------
 
 
-def remove(root: Node, key: Any) -> Item:
+def remove(root: Node, key: Any) -> Collection[Node] | None:
     """Remove the item with `key`.
 
     Returns:
-        The item.
+        The nodes that are no longer in the tree, usually none; None if all may be others now.
 
     Raises:
         KeyError: there is none.
@@ -201,23 +201,26 @@ def remove(root: Node, key: Any) -> Item:
     if node.nodes or (node is not root and len(items) < node.minimum_degree):
         return _remove_and_join(root, key)
     node._p_note_change()
-    return items.pop(position)
+    del items[position]
+    return ()
 
 
-def _remove_and_join(root: Node, key: Any) -> Item:
+def _remove_and_join(root: Node, key: Any) -> Collection[Node] | None:
     """Remove an item that is there, and join or even out the nodes that get too empty by it."""
     path = _path_to(root, key)
     holder, position = path[-1]
     item = holder.items[position]
+    gone: list[Node] | None
     try:
-        changes = _changes_for_removal(path)
+        changes, gone = _changes_for_removal(path)
     except _MalformedTreeError:
         changes = [(root, *_build_lists(root, [it for it in _all_items(root) if it is not item]))]
+        gone = None
     for node, _, _ in changes:
         node._p_note_change()
     for node, items, nodes in changes:
         _set(node, items, nodes)
-    return item
+    return gone
 
 
 class _MalformedTreeError(Exception):
@@ -227,8 +230,11 @@ class _MalformedTreeError(Exception):
 _Change: TypeAlias = tuple[Node, list[Item], list[Node] | None]
 
 
-def _changes_for_removal(path: list[tuple[Node, int]]) -> list[_Change]:
-    """Give the new contents of each node that the removal changes. Nothing is changed yet."""
+def _changes_for_removal(path: list[tuple[Node, int]]) -> tuple[list[_Change], list[Node]]:
+    """Give the new contents of each node that the removal changes, and the nodes that go.
+
+    Nothing is changed yet.
+    """
     holder, position = path.pop()
     holder_items = holder.items
     holder_waits = bool(holder.nodes)  # it has changed, and is not among the changes yet
@@ -248,6 +254,7 @@ def _changes_for_removal(path: list[tuple[Node, int]]) -> list[_Change]:
         items = [*holder_items[:position], *holder_items[position + 1 :]]
     nodes: list[Node] | None = None
     changes: list[_Change] = []
+    gone: list[Node] = []
     while path and len(items) < node.minimum_degree - 1:
         parent, position = path.pop()
         left, right = _pair_up(parent, position)
@@ -269,16 +276,18 @@ def _changes_for_removal(path: list[tuple[Node, int]]) -> list[_Change]:
             items = [*parent_items[:at], joint_items[middle], *parent_items[at + 1 :]]
             break
         changes.append((left, joint_items, joint_nodes))
+        gone.append(right)
         node = parent
         items = [*parent_items[:at], *parent_items[at + 1 :]]
         nodes = [*parent_nodes[: at + 1], *parent_nodes[at + 2 :]]
     if not path and not items and nodes:
         # The root has a single child left, the one that was joined last: it takes its contents.
-        _, items, nodes = changes.pop()
+        child, items, nodes = changes.pop()
+        gone.append(child)
     changes.append((node, items, nodes))
     if holder_waits:
         changes.append((holder, holder_items, list(_nodes_of(holder))))
-    return changes
+    return changes, gone
 
 
 def _pair_up(parent: Node, position: int) -> tuple[Node, Node]:

@@ -424,14 +424,14 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         self.add(key, value)
 
     def __delitem__(self, key: K) -> None:
-        self._remove(key)
-
-    def _remove(self, key: Any) -> Item:
-        item = _btree_nodes.remove(self.root, key)
+        gone = _btree_nodes.remove(self.root, key)
         census = self._find_census()
-        if census is not None:
+        if gone is None:
+            self._p_census = None
+        elif census is not None:
             census.count -= 1
-        return item
+            if gone:
+                census.note_gone(gone)
 
     @overload
     def pop(self, key: K) -> V: ...
@@ -615,7 +615,7 @@ class _Census:
         self._direct_changes = _direct_changes
         self._is_right = True
         self._oids: set[bytes] = set()
-        self._new_nodes: list[Any] = []  # they get their oids from a commit
+        self._new_nodes: dict[int, Any] = {}  # by id(); they get their oids from a commit
         self.count = 0
         self.serial = 0
         for node in _btree_nodes.walk(root):
@@ -644,7 +644,13 @@ class _Census:
             if node._p_oid is not None:
                 self._oids.add(node._p_oid)
             elif self._connection is not None:
-                self._new_nodes.append(node)
+                self._new_nodes[id(node)] = node
+
+    def note_gone(self, nodes: Iterable[Any]) -> None:
+        """Note that the tree no longer has these nodes: what becomes of them is no conflict."""
+        for node in nodes:
+            self._oids.discard(node._p_oid)
+            self._new_nodes.pop(id(node), None)
 
     def note_stale(self, oids: Iterable[bytes]) -> set[bytes]:
         """Forget the count if a node of the tree is among `oids`, whose states were replaced.
@@ -652,8 +658,8 @@ class _Census:
         Returns:
             The oids of those nodes.
         """
-        new_nodes, self._new_nodes = self._new_nodes, []
-        self.note_new(new_nodes)
+        new_nodes, self._new_nodes = self._new_nodes, {}
+        self.note_new(new_nodes.values())
         found = self._oids.intersection(oids)
         if found:
             self._is_right = False
