@@ -154,6 +154,6 @@ def test_an_unknown_class_of_a_golden_file_hides_nothing_else(tmp_path: Path) ->
 def _under_root(seen: dict[str, Any], names: list[str]) -> list[Any]:
     """Give the dumps of the objects that the root holds under some names."""
     objects = {entry["label"]: entry for entry in seen["objects"]}
-    pairs = dict((json.dumps(key), value) for key, value in objects[0]["view"][1][1][1])
+    pairs = {json.dumps(key): value for _, (key, value) in objects[0]["view"][1][1][1]}
     values = [pairs[json.dumps(["str", name])] for name in names]
     return [objects[value[1]] if value[0] == "ref" else value for value in values]

@@ -116,7 +116,7 @@ def test_upstream_killed_while_it_commits(
     writer = upstream.start()
     try:
         writer.call("compat_files:hold", name="it", **file)
-        before = writer.call("compat_files:held_run", name="it", case=CASE, actions=[["build"]])
+        writer.call("compat_files:held_run", name="it", case=CASE, actions=[["build"]])
         writer.send("compat_files:commit_for_ever", name="it")
         writer.wait(delay_s)
         writer.kill()
@@ -124,7 +124,6 @@ def test_upstream_killed_while_it_commits(
         writer.close()
     copy = shutil.copyfile(file["path"], tmp_path / "copy.durus")
     seen = ours.call("compat_files:read", **file)
-    assert len(seen["objects"]) == len(before["objects"])
     counts = ours.call("compat_files:counter", **file)
     assert counts["in the root"] == counts["in the list"] > 0
     # Where 4.3 opens its own file without repair, it sees the same.

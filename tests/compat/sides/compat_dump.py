@@ -68,11 +68,16 @@ class _Dump:
             persistent._p_load_state()
         # Numbers the plain containers of one state; it holds them too, for the same reason.
         memo: dict[int, tuple[int, Any]] = {}
-        entry = {
-            "label": self._label(persistent),
-            "class": _path(type(persistent)),
-            "state": self._encode(persistent.__getstate__(), memo),
-        }
+        state = persistent.__getstate__()
+        if type(state) is dict:
+            # Attributes by name: the order of slots is nobody's business.
+            state = dict(sorted(state.items()))
+        entry = {"label": self._label(persistent), "class": _path(type(persistent))}
+        if isinstance(persistent, BTree) and not self._by_oid:
+            # Into which nodes a tree puts its items is up to each version.
+            state["root"] = list(persistent.items())
+            return {**entry, "state": self._encode(state, memo)}
+        entry["state"] = self._encode(state, memo)
         view = _view(persistent)
         if view is not None:
             entry["view"] = self._encode(view, memo)
