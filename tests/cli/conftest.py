@@ -11,12 +11,12 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import pexpect
 import pytest
 
+from durus.backends import open_storage
 from durus.connection import Connection
 from durus.persistent_dict import PersistentDict
-
-pexpect = pytest.importorskip("pexpect", reason="the console needs a terminal to be tested in")
 
 SCRIPT = Path(sysconfig.get_path("scripts")) / "durus"
 
@@ -29,9 +29,11 @@ class Command:
         self.home = folder / "home"
         self.home.mkdir()
         self._path: list[Path] = []
-        kept = ("PATH", "LANG", "LC_ALL", "DURUS_PURE_PYTHON", "TMPDIR")
+        self.children: list[Any] = []
+        kept = ("PATH", "LANG", "LC_ALL", "DURUS_PURE_PYTHON")
         self.environment = {name: os.environ[name] for name in kept if name in os.environ}
-        self.environment |= {"HOME": str(self.home), "TERM": "xterm", "PYTHONWARNINGS": "error"}
+        self.environment |= {"HOME": str(self.home), "TMPDIR": str(self.home), "TERM": "xterm"}
+        self.environment["PYTHONWARNINGS"] = "error"
         self.words = [str(SCRIPT)]
 
     def __call__(
@@ -71,7 +73,7 @@ class Command:
             timeout=30,
             dimensions=(40, 120),
         )
-        self._children.append(child)
+        self.children.append(child)
         return child
 
     def plug_in(self, distribution: str, entry_points: str, **modules: str) -> None:
@@ -92,8 +94,6 @@ class Command:
         self._path.append(folder)
         self.environment["PYTHONPATH"] = os.pathsep.join(map(str, self._path))
 
-    _children: list[Any]
-
 
 @pytest.fixture
 def durus(tmp_path: Path) -> Iterator[Command]:
@@ -101,9 +101,8 @@ def durus(tmp_path: Path) -> Iterator[Command]:
     if not SCRIPT.exists():
         pytest.fail(f"durus-cli is not installed for {sys.executable}: there is no {SCRIPT}")
     command = Command(tmp_path)
-    command._children = []
     yield command
-    for child in command._children:
+    for child in command.children:
         child.close(force=True)
 
 
@@ -123,8 +122,6 @@ def database(durus: Command) -> Path:
 
 def stored(path: Path) -> dict[str, Any]:
     """Give what the root of a database holds, looked up in this process."""
-    from durus.backends import open_storage
-
     with Connection(open_storage(path, readonly=True)) as connection:
         return {
             name: dict(value) if isinstance(value, PersistentDict) else value

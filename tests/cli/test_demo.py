@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 
 Look = Callable[[Path], dict[str, Any]]
@@ -33,7 +36,7 @@ def test_it_shows_the_four_steps(durus: Any, look: Look) -> None:
     ):
         assert words in shown
     path = _path_in(shown)
-    assert path.is_relative_to(durus.environment.get("TMPDIR", "/tmp"))
+    assert path.is_relative_to(durus.home)
     assert look(path) == {"accounts": {"ann": 50, "bob": 50}}
 
 
@@ -46,9 +49,6 @@ def test_each_run_has_its_own_folder(durus: Any) -> None:
 
 def test_the_shown_code_runs_as_it_is(durus: Any, tmp_path: Path) -> None:
     """Whoever copies the code from the screen gets what the screen says."""
-    import subprocess
-    import sys
-
     shown = durus("demo", "a.durus").stdout
     code = [line[4:] for line in shown.splitlines() if line.startswith("    ")]
     until_commands = code[: next(i for i, line in enumerate(code) if line.startswith("durus "))]
@@ -108,8 +108,6 @@ def test_on_a_terminal_it_has_colours(durus: Any) -> None:
     child = durus.on_terminal("demo", "a.durus")
     child.expect_exact("Checked: ")
     child.expect_exact("The database is ")
-    import pexpect
-
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0

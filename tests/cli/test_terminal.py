@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 
 Look = Callable[[Path], dict[str, Any]]
@@ -29,15 +30,9 @@ def _ask(child: Any, line: str) -> str:
 
 
 def _leave(child: Any) -> int:
-    child.expect_exact(_eof())
+    child.expect_exact(pexpect.EOF)
     child.close()
     return int(child.exitstatus)
-
-
-def _eof() -> Any:
-    import pexpect
-
-    return pexpect.EOF
 
 
 def test_banner_and_prompt(durus: Any, database: Path) -> None:
@@ -87,7 +82,7 @@ def test_leaving_after_a_second_thought(durus: Any, database: Path, look: Look) 
     child.expect_exact(PROMPT)
     _ask(child, "commit()")
     child.send(CTRL_D)
-    child.expect(_eof())
+    child.expect(pexpect.EOF)
     assert "dropped" not in child.before
     assert look(database)["n"] == 1
 
