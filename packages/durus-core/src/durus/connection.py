@@ -123,6 +123,7 @@ class Connection(WritableConnection):
         self._stale: set[bytes] = set()
         self.summaries: WeakSet[Summary] = WeakSet()
         self._conflict: ConflictError | None = None
+        self._is_in_block = False
         try:
             self._root = self._open_root(root_class or PersistentDict)
         except BaseException:
@@ -134,7 +135,11 @@ class Connection(WritableConnection):
         root: PersistentObject | None = self.get(ROOT_OID)
         if root is None:
             root = root_class()
-            self._adopt_as(root, self._storage.new_oid())
+            oid = self._storage.new_oid()
+            if oid != ROOT_OID:
+                # The first was given to one whose commit of a root failed: nobody else needs it.
+                self._spare_oids.append(oid)
+            self._adopt_as(root, ROOT_OID)
             self.changed[ROOT_OID] = root
             self.commit()
         self.owner = 0
@@ -186,6 +191,7 @@ class Connection(WritableConnection):
         """Yield every object that is reachable from `start_oid`, loaded, each once."""
         for oid, record in self._storage.gen_oid_record(start_oid, batch_size):
             self.claim()
+            self._refuse_after_conflict()
             obj = self.cache.get(oid)
             if obj is None or obj._p_status == GHOST:
                 data, refs = open_record(oid, record, self._where)
@@ -200,6 +206,7 @@ class Connection(WritableConnection):
         Raises:
             DurusKeyError: no record is stored under `oid`.
         """
+        self.claim()
         return self._load(_as_oid(oid))[0]
 
     def load_state(self, obj: PersistentObject) -> None:
@@ -217,18 +224,21 @@ class Connection(WritableConnection):
 
     def _load(self, oid: bytes) -> tuple[bytes, bytes]:
         """Load a record and give its data and refs."""
-        if self._conflict is not None:
-            raise self._conflict
+        self._refuse_after_conflict()
         try:
             record = self._storage.load(oid)
         except ReadConflictError as conflict:
             # What was read so far is also the newest state if none of it has changed since: then
             # the transaction moves on to that.
             self._note_stale(self._storage.sync())
-            if self._conflict is not None:
-                raise self._conflict from conflict
+            self._refuse_after_conflict(conflict)
             record = self._storage.load(oid)
         return open_record(oid, record, self._where)
+
+    def _refuse_after_conflict(self, cause: ReadConflictError | None = None) -> None:
+        """Once something that this transaction used is stale, whatever it reads may not fit it."""
+        if self._conflict is not None:
+            raise ReadConflictError(self._conflict.oids) from cause
 
     def _get_class(self, oid: bytes, data: bytes) -> type[PersistentBase]:
         try:
@@ -258,7 +268,9 @@ class Connection(WritableConnection):
             set_status(obj, SAVED)
         except BaseException as error:
             obj._p_set_status_ghost()
-            error.add_note(f"while loading {obj!r}")
+            # Not the class's own __repr__, which may load.
+            oid_int = int.from_bytes(obj._p_oid, "big")
+            error.add_note(f"while loading the {type(obj).__qualname__} with oid {oid_int}")
             self._locate(error, obj._p_oid)
             raise
         finally:
@@ -296,11 +308,12 @@ class Connection(WritableConnection):
         if self.owner not in (0, get_ident()) and self.owner not in sys._current_frames():
             self.owner = 0
         self.claim()
-        for obj in self.changed.values():
-            obj._p_set_status_ghost()
+        oids = list(self.changed)
+        # What ends with the attributes of one may change others.
+        while self.changed:
+            self.changed.popitem()[1]._p_set_status_ghost()
         for summary in list(self.summaries):
-            summary.note_stale(self.changed)
-        self.changed.clear()
+            summary.note_stale(oids)
         self._move_to_newest()
 
     @contextmanager
@@ -308,21 +321,30 @@ class Connection(WritableConnection):
         """Give the root, and commit at the end of the block; abort if the block raises.
 
         Raises:
-            ConnectionStateError: there are uncommitted changes from before the block.
+            ConnectionStateError: there are uncommitted changes from before the block, or it stands
+                inside another block of this connection.
         """
         self.claim()
+        if self._is_in_block:
+            raise ConnectionStateError(
+                "tried to begin a transaction block inside another one of the same Connection;"
+                " do all in one block, or use a second Connection"
+            )
         if self.changed:
             raise ConnectionStateError(
                 f"tried to begin a transaction block with {len(self.changed)} changed objects from"
                 " before it; commit() or abort() them first"
             )
         self.abort()
+        self._is_in_block = True
         try:
             yield self._root
             self.commit()
         except BaseException:
             self.abort()
             raise
+        finally:
+            self._is_in_block = False
 
     def get_transaction_serial(self) -> int:
         """Give the number of this transaction: it grows by one with each commit or abort."""
@@ -343,14 +365,17 @@ class Connection(WritableConnection):
     def _commit_changes(self) -> None:
         if self._conflict is not None:
             raise WriteConflictError(self._conflict.oids) from self._conflict
+        is_ending = False
         try:
             stored = self._pickle_changes()
             self._storage.begin()
             for obj, record in stored:
                 self._storage.store(obj._p_oid, record)
+            is_ending = True
             self._storage.end(self._handle_invalidations)
-        except BaseException:
-            self._undo_adoptions()
+        except BaseException as error:
+            # An interrupt may come when all is stored: then the oids must not mean other objects.
+            self._undo_adoptions(keep_oids=not is_ending or isinstance(error, ConflictError))
             raise
         self._adopted.clear()
         for obj, _ in stored:
@@ -376,13 +401,15 @@ class Connection(WritableConnection):
             writer.close()
         return stored
 
-    def _undo_adoptions(self) -> None:
+    def _undo_adoptions(self, *, keep_oids: bool) -> None:
         for obj in self._adopted:
             oid = obj._p_oid
             del self.cache[oid]
             set_oid(obj, None)
             set_connection(obj, None)
-            self._spare_oids.append(oid)
+            set_serial(obj, 0)
+            if keep_oids:
+                self._spare_oids.append(oid)
         self._adopted.clear()
 
     def _handle_invalidations(self, oids: list[bytes]) -> None:
@@ -415,13 +442,13 @@ class Connection(WritableConnection):
         try:
             self._stale.update(self._storage.sync())
         finally:
-            for oid in self._stale:
+            stale, self._stale = self._stale, set()
+            for oid in stale:
                 obj = self.cache.get(oid)
                 if obj is not None and obj._p_status == SAVED:
                     obj._p_set_status_ghost()
             for summary in list(self.summaries):
-                summary.note_stale(self._stale)
-            self._stale.clear()
+                summary.note_stale(stale)
             self._conflict = None
             self._begin_transaction()
 
