@@ -653,6 +653,10 @@ def _grow_crooked(rng: random.Random, keys: list[int], depth: int) -> BNode:
     if depth == 0 or len(keys) < 5 or rng.random() < 0.2:
         node.items = [(key, -key) for key in keys]
         return node
+    if rng.random() < 0.2:
+        node.items = [(keys[-1], -keys[-1])]
+        node.nodes = [_grow_crooked(rng, keys[:-1], depth - 1), BNode()]
+        return node
     cuts = sorted(rng.sample(range(1, len(keys) - 1), rng.randint(1, min(3, len(keys) // 3))))
     cuts = [cut for i, cut in enumerate(cuts) if i == 0 or cut > cuts[i - 1] + 1]
     edges = [-1, *cuts, len(keys)]
