@@ -58,8 +58,10 @@ _OID = Struct(">Q")
 _ENTRY_START = Struct(">QQ")
 _ENTRY_HEADER_BYTES = ENTRY.size
 
-# What one load reads: most records are shorter. A walk through neighbouring entries reads more.
-_READ_BYTES = 2048
+# What one load reads: most records are shorter, and after a longer one it is more for a while. A
+# walk through neighbouring entries reads ahead.
+_READ_BYTES = 512
+_LONGEST_GUESS_BYTES = 8192
 _READ_AHEAD_BYTES = 65536
 
 # An index is written when the tail beyond the last one has grown to this, or a quarter of it: so
@@ -100,6 +102,7 @@ class Journal:
         self._tail_limit = _TAIL_AT_COMMIT
         self._buffer = b""
         self._buffer_offset = 0
+        self._guess = _READ_BYTES
 
     # Reading.
 
@@ -166,10 +169,12 @@ class Journal:
             raise self.corruption(damage) from damage
 
     def _fill(self, offset: int, oid_int: int) -> bytes:
-        """Read what is at `offset`, and more if what is read lies beside what was read before."""
-        previous_end = self._buffer_offset + len(self._buffer)
-        is_walk = self._buffer_offset < offset <= previous_end + _READ_BYTES
-        wanted = _READ_AHEAD_BYTES if is_walk else _READ_BYTES
+        """Read what is at `offset`, and more if it lies beside what was read before."""
+        is_walk = 0 < offset - self._buffer_offset <= len(self._buffer) + _READ_BYTES
+        guess = self._guess
+        # A guess that was too long once costs every later load: let it shrink.
+        self._guess = guess - (guess - _READ_BYTES >> 6)
+        wanted = _READ_AHEAD_BYTES if is_walk else guess
         self._buffer = b""
         buffer = self._read(offset, min(wanted, self.tip.end - offset), oid_int)
         if len(buffer) < _ENTRY_HEADER_BYTES:
@@ -184,6 +189,7 @@ class Journal:
             raise self.corruption(
                 DamageError(offset, f"an entry of {length} bytes that ends after the file", oid_int)
             )
+        self._guess = max(self._guess, min(length + 16, _LONGEST_GUESS_BYTES))
         record = self._read(offset + 16, length - 8, oid_int)
         if len(record) != length - 8:
             raise self.corruption(DamageError(offset, "the end of the file", oid_int))

@@ -261,7 +261,7 @@ class _Repair:
         return 0
 
     def _gen_starts(self) -> Iterator[int]:
-        """Yield where a transaction begins, according to the commit records that prove themselves."""
+        """Yield where a transaction begins, according to the commit records."""
         for offset, commit in gen_commits(self._file, 0, self._limit):
             if commit.previous:
                 yield commit.previous + COMMIT_ENTRY_BYTES
@@ -341,9 +341,7 @@ class _Repair:
             chunk = self._file.read(start, min(CHUNK_BYTES, stop - start))
             for found in _CLASS_MARK.finditer(chunk):
                 offset = start + found.start() - ENTRY.size
-                if offset >= start and _is_entry(
-                    self._file.read(offset, ENTRY.size), stop - offset
-                ):
+                if offset >= start and self._is_entry(offset, stop):
                     return offset
             start += max(len(chunk) - 2 * ENTRY.size, 1)
         return stop

@@ -361,8 +361,8 @@ def _check_chain(start: int, commit: Commit, tip: Tip) -> None:
     if commit.previous != tip.commit_offset or not is_next:
         raise DamageError(
             start,
-            f"commit {commit.serial} after commit {tip.serial}, and it says that the one before is at"
-            f" offset {commit.previous}, where {tip.commit_offset} was expected",
+            f"commit {commit.serial} after commit {tip.serial}, which says that the one before is"
+            f" at offset {commit.previous}, where {tip.commit_offset} was expected",
         )
 
 
