@@ -5,6 +5,7 @@ Each function here is a task of `compat_runner`: JSON values in, JSON values out
 
 from __future__ import annotations
 
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import compat_corpus
 import compat_dump
 
 import durus.serialize
+from durus.btree import BNode, BTree
 from durus.connection import ROOT_OID, Connection, touch_every_reference
 from durus.file_storage import FileStorage
 from durus.file_storage2 import FileStorage2
@@ -168,6 +170,55 @@ def counter(format: str, path: str, **options: Any) -> dict[str, int]:
     counts = {"in the root": root.get("count", 0), "in the list": root.get("list", [0])[0]}
     storage.close()
     return counts
+
+
+def delete_from_degree_2(format: str, path: str) -> None:
+    """Make trees of degree 2 and delete from them, come what may; keep what can still be walked."""
+    storage = open_file(format, path)
+    connection = Connection(storage)
+    trees = connection.get_root()["trees"] = PersistentList()
+    for seed in range(40):
+        rng = random.Random(seed)
+        tree = BTree(BNode)
+        keys = rng.sample(range(40), 30)
+        for key in keys:
+            tree[key] = -key
+        for key in keys[:: 2 + seed % 3]:
+            try:
+                del tree[key]
+            except (AssertionError, KeyError, IndexError, TypeError, AttributeError):
+                continue  # as 4.3 does with this degree
+        try:
+            tree.items()
+        except IndexError:
+            continue
+        trees.append(tree)
+    connection.commit()
+    storage.close()
+
+
+def read_trees(format: str, path: str) -> list[list[int]]:
+    """Give the keys of each tree, in the order in which a walk gives them."""
+    storage = open_file(format, path)
+    trees = Connection(storage).get_root()["trees"]
+    keys = [[key for key, _ in tree.items()] for tree in trees]
+    storage.close()
+    return keys
+
+
+def empty_trees(format: str, path: str) -> list[list[int]]:
+    """Delete every key of each tree, put two others in, and give what is left."""
+    storage = open_file(format, path)
+    connection = Connection(storage)
+    trees = connection.get_root()["trees"]
+    for tree in trees:
+        for key in list(tree):
+            del tree[key]
+        tree[1001] = tree[1000] = True
+    connection.commit()
+    keys = [list(tree) for tree in trees]
+    storage.close()
+    return keys
 
 
 def release(name: str) -> None:
