@@ -43,8 +43,9 @@ class PersistentList(PersistentObject, MutableSequence[T]):
     @overload
     def __getitem__(self, i: slice) -> Self: ...
     def __getitem__(self, i: Any) -> Any:
-        found = self.data[i]
-        return copy_with(self, data=found) if type(i) is slice else found
+        if i.__class__ is slice:  # what costs an index least
+            return copy_with(self, data=self.data[i])
+        return self.data[i]
 
     def __len__(self) -> int:
         return len(self.data)
