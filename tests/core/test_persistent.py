@@ -779,6 +779,14 @@ def test_states_of_any_form(connection: Connection) -> None:
     assert not found._p_connection.changed
 
 
+def test_a_state_that_does_not_fit_the_class() -> None:
+    """The __setstate__ that every class has takes a dict or None, and says so."""
+    obj = Plain()
+    obj.__setstate__(None)
+    with pytest.raises(TypeError, match=r"state of a Plain is a dict, got \[1\]"):
+        obj.__setstate__([1])
+
+
 def test_cached_properties_work(connection: Connection) -> None:
     """functools.cached_property keeps its value in __dict__, without a change."""
     obj = store(connection, Lazy(4))

@@ -334,6 +334,8 @@ def set_state(obj: PersistentBase, state: dict[str, object]) -> None:
 
     No `__setattr__` is called, so that frozen classes load, and nothing is noted as changed.
     """
+    if not isinstance(state, dict):
+        raise TypeError(f"the state of a {type(obj).__qualname__} is a dict, got {state!r:.80}")
     cls = type(obj)
     rest = {}
     for name, value in state.items():

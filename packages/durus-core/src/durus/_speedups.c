@@ -1502,11 +1502,16 @@ set_stored_attribute(PyObject *obj, PyObject *name, PyObject *value)
 static PyObject *
 set_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 2 || !PyDict_Check(args[1])) {
+    if (count != 2) {
         PyErr_SetString(PyExc_TypeError, "set_state takes a persistent object and a dict");
         return NULL;
     }
     if (check_persistent(args[0]) < 0) {
+        return NULL;
+    }
+    if (!PyDict_Check(args[1])) {
+        PyErr_Format(PyExc_TypeError, "the state of a %.200s is a dict, got %.80R",
+                     Py_TYPE(args[0])->tp_name, args[1]);
         return NULL;
     }
     PyObject *name, *value;

@@ -8,12 +8,18 @@ a `BrokenObject` that is marked as changed is stored back byte for byte.
 from __future__ import annotations
 
 import copyreg
+from collections.abc import Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from durus.persistent import PersistentObject
 
 __all__ = ["BrokenInstance", "BrokenObject", "broken_class"]
+
+
+_newobj = copyreg.__newobj__  # type: ignore[attr-defined]  # typeshed lacks it
+_newobj_ex = copyreg.__newobj_ex__  # type: ignore[attr-defined]  # typeshed lacks it
 
 
 class BrokenObject(PersistentObject):
@@ -41,26 +47,56 @@ class BrokenInstance:
     Attributes:
         stored_class: "module.Name" of the missing class.
         stored_args: what it was to be made with.
+        stored_kwargs: the same by name.
+        stored_call: whether the class or function was to be called, not only its `__new__`.
         stored_state: what its `__setstate__` was to be given, or None.
+        stored_items: what was to be appended to it, if it was a list.
+        stored_pairs: the keys and values that were to be set in it, if it was a dict.
     """
 
     stored_class: str
     persistent_class: type[BrokenObject]
 
-    def __new__(cls, *args: Any, **_kwargs: Any) -> BrokenInstance:  # noqa: PYI034 - args are stored
+    stored_args: tuple[Any, ...] = ()
+    stored_kwargs: Mapping[str, Any] = MappingProxyType({})
+    stored_call = False
+    stored_state: Any = None
+    stored_items: Sequence[Any] = ()
+    stored_pairs: Sequence[tuple[Any, Any]] = ()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> BrokenInstance:  # noqa: PYI034 - args are stored
         self = object.__new__(cls)
         self.stored_args = args
-        self.stored_state = None
+        self.stored_kwargs = kwargs
         return self
 
-    stored_args: tuple[Any, ...]
-    stored_state: Any
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        self.stored_call = True
 
     def __setstate__(self, state: Any) -> None:
         self.stored_state = state
 
+    def append(self, item: Any) -> None:
+        """Take an item of a list."""
+        self.__dict__.setdefault("stored_items", []).append(item)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.__dict__.setdefault("stored_pairs", []).append((key, value))
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return copyreg.__newobj__, (type(self), *self.stored_args), self.stored_state  # type: ignore[attr-defined]  # typeshed lacks it
+        make: Any = type(self)
+        args: tuple[Any, ...] = self.stored_args
+        if not self.stored_call and self.stored_kwargs:
+            make, args = _newobj_ex, (type(self), args, dict(self.stored_kwargs))
+        elif not self.stored_call:
+            make, args = _newobj, (type(self), *args)
+        return (
+            make,
+            args,
+            self.stored_state,
+            iter(self.stored_items) if self.stored_items else None,
+            iter(self.stored_pairs) if self.stored_pairs else None,
+        )
 
     def __repr__(self) -> str:
         return f"<broken {self.stored_class}>"

@@ -45,7 +45,7 @@ from typing import Any
 
 from durus.broken import BrokenInstance, BrokenObject, broken_class
 from durus.class_finder import ClassFinder
-from durus.error import CorruptRecordError, UnpicklableError
+from durus.error import CorruptRecordError, DurusError, UnpicklableError
 from durus.persistent import (
     GHOST,
     ConnectionBase,
@@ -92,11 +92,20 @@ _COMPRESSION_PROBE_BYTES = 32768
 
 _LARGE_STATE_BYTES = 16384
 
+# What a pickler raises for what it cannot pickle; other exceptions come from a class.
+_UNPICKLABLE = (PicklingError, TypeError, AttributeError, RecursionError)
+
+# How far an UnpicklableError leads to its cause.
+_PATH_STEPS = 16
+
 _FRAME_START = b"\x80\x04\x95"
 _FRAME_LENGTH = Struct("<Q")
 
 # What a damaged pickle makes the unpickler raise; other exceptions come from the classes it names.
 _DAMAGE = (UnpicklingError, EOFError, IndexError, UnicodeDecodeError, OverflowError, zlib.error)
+
+# What both may raise. Of a record that proved itself it comes from a class.
+_DAMAGE_OR_CLASS = (ValueError, TypeError, LookupError, AttributeError, MemoryError)
 
 
 def pack_record(oid: bytes, data: bytes, refs: bytes) -> bytes:
@@ -286,26 +295,24 @@ class ObjectWriter:
         chunks.clear()
         try:
             self._pickler.dump(state)
-        except (PicklingError, TypeError, AttributeError, RecursionError) as error:
-            if not self._pickle_with_broken(obj, state):
-                raise _explain_unpicklable(obj, state, error) from error
+        except _UNPICKLABLE as error:
+            self._pickle_with_broken(obj, state, error)
         finally:
             self._forget_memo(sum(map(len, chunks)))
         return _without_frame(chunks[0] if len(chunks) == 1 else b"".join(chunks))
 
-    def _pickle_with_broken(self, obj: PersistentObject, state: object) -> bool:
+    def _pickle_with_broken(self, obj: PersistentObject, state: object, error: Exception) -> None:
         """Try again with a pickler that can name classes which cannot be imported."""
-        if not broken_class.cache_info().currsize:
-            return False
-        self._chunks.clear()
-        self._references.begin(obj._p_oid)
-        pickler = _BrokenPickler(self._chunks, PICKLE_PROTOCOL)
-        pickler.persistent_id = self._references  # type: ignore[method-assign]  # as documented
-        try:
-            pickler.dump(state)
-        except (PicklingError, TypeError, AttributeError, RecursionError):
-            return False
-        return True
+        if broken_class.cache_info().currsize:
+            self._chunks.clear()
+            self._references.begin(obj._p_oid)
+            try:
+                _make_broken_pickler(self._chunks, self._references).dump(state)
+            except _UNPICKLABLE as second_error:
+                error = second_error
+            else:
+                return
+        raise _explain_unpicklable(obj, state, error) from error
 
     def _forget_memo(self, written_bytes: int) -> None:
         # Clearing a memo takes time in proportion to the most that it ever held.
@@ -363,6 +370,12 @@ def _make_pickler(file: _Chunks, persistent_id: Callable[[Any], Any]) -> Pickler
     return pickler
 
 
+def _make_broken_pickler(file: _Chunks, persistent_id: Callable[[Any], Any]) -> _Pickler:
+    pickler = _BrokenPickler(file, PICKLE_PROTOCOL)
+    pickler.persistent_id = persistent_id  # type: ignore[method-assign, assignment]  # as documented
+    return pickler
+
+
 @lru_cache(maxsize=4096)
 def class_pickle(klass: type) -> bytes:
     """Give the pickle of a class in the form that promises a proof.
@@ -400,53 +413,73 @@ def _shrink(state: bytes) -> bytes:
     compressed = zlib.compress(probe)
     if len(compressed) > 0.9 * len(probe):
         return state
-    return compressed if len(probe) == len(state) else zlib.compress(state)
+    if len(probe) < len(state):
+        compressed = zlib.compress(state)
+    return compressed if len(compressed) <= 0.9 * len(state) else state
 
 
 def _explain_unpicklable(
     obj: PersistentObject, state: object, error: Exception
 ) -> UnpicklableError:
     path, culprit = _find_unpicklable(state)
+    is_too_deep = isinstance(error, RecursionError)
     return UnpicklableError(
-        f"cannot store {obj!r}: {type(obj).__qualname__}{path} is a"
-        f" {type(culprit).__module__}.{type(culprit).__qualname__}, which cannot be pickled"
-        f" ({error}); leave it out in __getstate__, or keep what it was made from",
+        # Not the class's own __repr__, which may do anything.
+        f"cannot store {PersistentObject.__repr__(obj)}: {type(obj).__qualname__}{path} is a"
+        f" {type(culprit).__module__}.{type(culprit).__qualname__}, which"
+        f" {'is nested too deeply to be' if is_too_deep else 'cannot be'} pickled ({error!s:.200});"
+        " leave it out in __getstate__, or keep "
+        f"{'its parts in persistent objects' if is_too_deep else 'what it was made from'}",
         path,
     )
 
 
 def _find_unpicklable(value: object) -> tuple[str, object]:
-    """Give the path to the innermost part of a state that cannot be pickled, and the part."""
+    """Give the path to a part of a state that cannot be pickled, the innermost of few steps."""
     path = ""
-    seen: set[int] = set()
-    while id(value) not in seen:
-        seen.add(id(value))
+    for _ in range(_PATH_STEPS):
         for step, part in _parts(value, is_state=not path):
             if not _can_pickle(part):
                 path, value = path + step, part
                 break
+        else:
+            break
     return path, value
 
 
 def _parts(value: object, is_state: bool) -> Iterator[tuple[str, object]]:
     if isinstance(value, dict):
         for key, part in value.items():
-            yield "" if is_state else f" key {key!r:.40}", key
-            yield f".{key}" if is_state else f"[{key!r:.40}]", part
+            yield f" key {_show(key)}", key
+            yield f".{key}" if is_state else f"[{_show(key)}]", part
     elif isinstance(value, (list, tuple)):
         for index, part in enumerate(value):
             yield f"[{index}]", part
     elif isinstance(value, (set, frozenset)):
         for part in value:
-            yield f" member {part!r:.40}", part
+            yield f" member {_show(part)}", part
     else:
         for name, part in getattr(value, "__dict__", {}).items():
             yield f".{name}", part
 
 
-def _can_pickle(value: object) -> bool:
+def _show(value: object) -> str:
     try:
-        _make_pickler(_Chunks(), lambda obj: isinstance(obj, PersistentBase) or None).dump(value)
+        return f"{value!r:.40}"
+    except Exception:  # noqa: BLE001 - a __repr__ may raise anything, and this explains an error
+        return f"of {type(value).__qualname__}"
+
+
+def _can_pickle(value: object) -> bool:
+    makers: list[Callable[..., Any]] = [_make_pickler]
+    if broken_class.cache_info().currsize:
+        makers.append(_make_broken_pickler)
+    return any(_can_pickle_with(maker, value) for maker in makers)
+
+
+def _can_pickle_with(maker: Callable[..., Any], value: object) -> bool:
+    try:
+        maker(_Chunks(), lambda obj: isinstance(obj, PersistentBase) or None).dump(value)
     except Exception:  # noqa: BLE001 - whatever it is, this part is a culprit
         return False
     return True
@@ -486,7 +519,7 @@ class ObjectReader:
                 klass = self._find_class(module, name)
             else:
                 klass = self._make_unpickler(BytesIO(data)).load()
-        except (*_DAMAGE, ValueError, MemoryError) as error:
+        except (*_DAMAGE, *_DAMAGE_OR_CLASS) as error:
             # A byte changed in the first three, which say whether a proof follows, leads here.
             raise CorruptRecordError(
                 f"a record does not begin with its class: {error!r}"
@@ -515,11 +548,18 @@ class ObjectReader:
         if not load:
             return self.get_state_pickle(data)
         self._load_count += 1
+        start = 0
         try:
             start = _find_state(data)
             return self._read_proven(data, start) if start else self._read_unproven(data)
         except _DAMAGE as error:
             raise CorruptRecordError(f"a record's state is damaged: {error!r}") from error
+        except _DAMAGE_OR_CLASS as error:
+            if start or isinstance(error, DurusError):
+                raise
+            raise CorruptRecordError(
+                f"a record's state is damaged, or its classes refuse it: {error!r}"
+            ) from error
 
     def get_state_pickle(self, data: bytes) -> bytes:
         """Give the pickle of the state, decompressed.
@@ -537,11 +577,13 @@ class ObjectReader:
             if data[start] == _COMPRESSED_START_BYTE:
                 return _decompress(data, start, end)
             return data[start:end]
-        except _DAMAGE as error:
+        except (*_DAMAGE, *_DAMAGE_OR_CLASS) as error:
             raise CorruptRecordError(f"a record's state is damaged: {error!r}") from error
 
     def _read_proven(self, data: bytes, start: int) -> Any:
         end = len(data) - _PROOF.size
+        if start >= end:
+            raise UnpicklingError("there is no state before the proof")
         if data[start] == _COMPRESSED_START_BYTE:
             data, start = _decompress(data, start, end), 0
             end = len(data)
