@@ -233,6 +233,10 @@ class IndexFile:
         """Give the numbers of all pages, ascending."""
         return iter(self._numbers)
 
+    def highest_oid_int(self) -> int:
+        """Give the last oid of the last page."""
+        return (self._numbers[-1] + 1) * PAGE_WORDS - 1 if self._numbers else 0
+
     def close(self) -> None:
         self._file.close()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from logging import INFO, WARNING
 from struct import Struct
@@ -49,7 +49,7 @@ from durus.file_storage._shelf import (
 )
 from durus.logger import log
 
-__all__ = ["INDEX_SUFFIX", "NEW_SUFFIX", "Journal"]
+__all__ = ["FIRST_UNCOUNTED_OID_INT", "INDEX_SUFFIX", "NEW_SUFFIX", "Journal", "oid_after"]
 
 INDEX_SUFFIX = ".index"
 NEW_SUFFIX = ".new"
@@ -63,6 +63,10 @@ _ENTRY_HEADER_BYTES = ENTRY.size
 _READ_BYTES = 512
 _LONGEST_GUESS_BYTES = 8192
 _READ_AHEAD_BYTES = 65536
+
+# New oids are counted up from the highest stored oid below this. Whoever stores under higher ones
+# of his own choice does not use up the oids that way.
+FIRST_UNCOUNTED_OID_INT = 2**63
 
 # An index is written when the tail beyond the last one has grown to this, or a quarter of it: so
 # the work of all rewriting is in proportion to what was stored. At close a smaller tail is worth
@@ -255,7 +259,7 @@ class Journal:
         self._write(transaction)
         self.tip = Tip(end, commit.serial, position, time_us, tip.transactions + 1)
         self.index.tail.update(offsets)
-        self.next_oid_int = max(self.next_oid_int, max(offsets) + 1)
+        self.next_oid_int = max(self.next_oid_int, oid_after(offsets))
         self.keep_index()
 
     def _write(self, transaction: bytearray) -> None:
@@ -413,6 +417,16 @@ class Journal:
         newest = self.index.older | self.index.tail if self.index.older else self.index.tail
         return known + sum(not self.index.page(n >> 9)[n & 511] for n in newest)
 
+    def highest_oid_int(self) -> int:
+        """Give a number that no oid exceeds, and the highest oid if that is not counted."""
+        index = self.index
+        highest = max(
+            self.next_oid_int - 1, max(index.tail, default=0), max(index.older, default=0)
+        )
+        if isinstance(index.source, IndexFile):
+            return max(highest, index.source.highest_oid_int())
+        return highest
+
     def object_count_at_most(self) -> int:
         """Give a number that the number of objects does not exceed."""
         source = self.index.source
@@ -437,7 +451,7 @@ class Journal:
         while self.tip.end < limit:
             self.tip, offsets = scanner.read(self.tip)
             self.index.tail.update(offsets)
-            self.next_oid_int = max(self.next_oid_int, max(offsets, default=-1) + 1)
+            self.next_oid_int = max(self.next_oid_int, oid_after(offsets))
             if changed is not None:
                 changed.update(offsets)
 
@@ -487,6 +501,14 @@ class Journal:
             raise self.corruption(new_damage) from new_damage
         finally:
             self.tip = tip
+
+
+def oid_after(oid_ints: Collection[int]) -> int:
+    """Give the lowest oid above all of these, leaving out those that are not counted."""
+    highest = max(oid_ints, default=-1)
+    if highest >= FIRST_UNCOUNTED_OID_INT:
+        highest = max((n for n in oid_ints if n < FIRST_UNCOUNTED_OID_INT), default=-1)
+    return highest + 1
 
 
 def _reason(error: OSError) -> str:

@@ -48,7 +48,13 @@ from durus.file_storage._file import (
     sync_directory,
 )
 from durus.file_storage._index import Covered, IndexFile, IndexWriter, are_scattered
-from durus.file_storage._journal import INDEX_SUFFIX, NEW_SUFFIX, Journal
+from durus.file_storage._journal import (
+    FIRST_UNCOUNTED_OID_INT,
+    INDEX_SUFFIX,
+    NEW_SUFFIX,
+    Journal,
+    oid_after,
+)
 from durus.file_storage._marks import Marks
 from durus.file_storage._offset_map import PAGE_WORDS, OffsetMap, Words, map_width, narrow
 from durus.file_storage._shelf import (
@@ -423,7 +429,7 @@ class Packer:
         self._flush(file)
         new.tip = Tip(end, commit.serial, commit_offset, commit.time_us, new.tip.transactions + 1)
         new.index.tail.update(offsets)
-        new.next_oid_int = max(new.next_oid_int, max(offsets) + 1)
+        new.next_oid_int = max(new.next_oid_int, oid_after(offsets))
         self._replayed_end = stop
 
     # The change.
@@ -483,6 +489,8 @@ class Packer:
     # Judging what there is before it starts.
 
     def _has_scattered_oids(self) -> bool:
+        if self._old.highest_oid_int() >= FIRST_UNCOUNTED_OID_INT:
+            return True
         count = self._next_oid_int + 1
         map_bytes = map_width(self._old.tip.end, count) * count
         stored = self._old.object_count_at_most()

@@ -20,6 +20,7 @@ from durus.error import (
 from durus.file_storage._commit_record import RESERVED_OID_INT
 from durus.file_storage._copying import copy_journal
 from durus.file_storage._file import remove
+from durus.file_storage._journal import FIRST_UNCOUNTED_OID_INT
 from durus.file_storage._opening import follow_writer, has_magic, open_journal, open_temporary
 from durus.file_storage._packer import Packer
 from durus.storage import Storage, StorageDescription, check_record
@@ -125,7 +126,7 @@ class FileStorage(Storage):
         if oid_int == RESERVED_OID_INT:
             raise StorageError("tried to store under oid 2**64-1, which commit records have")
         pending[oid_int] = record
-        if oid_int >= self._next_oid_int:
+        if self._next_oid_int <= oid_int < FIRST_UNCOUNTED_OID_INT:
             self._next_oid_int = oid_int + 1
 
     def end(self, handle_invalidations: Callable[[list[bytes]], None] | None = None) -> None:
@@ -158,7 +159,7 @@ class FileStorage(Storage):
     def new_oid(self) -> bytes:
         self._check_writable()
         oid_int = max(self._next_oid_int, self._journal.next_oid_int)
-        if oid_int >= RESERVED_OID_INT:
+        if oid_int >= FIRST_UNCOUNTED_OID_INT:
             raise StorageError(f"tried to make a new oid, but {self} has used the highest one")
         self._next_oid_int = oid_int + 1
         return int8_to_str(oid_int)
