@@ -36,8 +36,8 @@ Example: a new file, and in it a transaction of Durus 4.3 with the root, an empt
     00 00 00 00 00 00 00 00  00 00 00 46                                  record: oid 0, length 70
     80 02 63 64 75 72 75 73 2e 70 65 72 73 69 73 74 65 6e 74 5f 64 69 63  class
     74 0a 50 65 72 73 69 73 74 65 6e 74 44 69 63 74 0a 71 00 2e
-    78 9c 6b 60 aa 2d 64 8c 60 60 60 48 49 2c 49 2c 04 f2 98 8b f5 00 39  state, compressed
-    6a 05 6d
+    78 9c 6b 60 aa 2d 64 8c 60 61 60 60 48 49 2c 49 2c 04 f2 98 8b f5 00  state, compressed
+    39 6a 05 6d
 
 *What is whole.* A transaction is whole if its length fits into the file, its entries fill it
 exactly, each record is well-formed and repeats its entry's oid, and, if it ends with a commit
