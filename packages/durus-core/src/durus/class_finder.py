@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterable
+from types import ModuleType
 from typing import Any
 
 from durus.broken import broken_class
@@ -66,12 +67,15 @@ class ClassFinder:
             broken_objects: give a stand-in (`durus.broken`) for a class that cannot be imported.
 
         Raises:
-            TypeError: `trust` is a single str.
+            TypeError: `trust` is a single str, or holds something else than str.
         """
         if isinstance(trust, str):
             raise TypeError(f"trust is a list of names, got the single name {trust!r}")
         self._trusts_all = trust is None
         self._trusted = frozenset(trust or ())
+        for name in self._trusted:
+            if not isinstance(name, str):
+                raise TypeError(f'trust is a list of names such as "shop.models", got {name!r:.80}')
         self.broken_objects = broken_objects
         self._found: dict[tuple[str, str], Any] = {}
 
@@ -109,8 +113,13 @@ class ClassFinder:
 
     def _import(self, module: str, name: str) -> Any:
         class_name = f"{module}.{name}"
-        if self._trusts_all or self._is_listed(module, name):
+        if self._trusts_all:
             return _import(module, name)
+        if self._is_listed(module, name):
+            found = _import(module, name)
+            # A listed package is no class: stored data could set what it holds.
+            if not isinstance(found, ModuleType):
+                return found
         if any(module == package or module.startswith(package + ".") for package in self._trusted):
             found = _import(module, name)
             # A package vouches for the classes that it defines, not for all that it imported.
