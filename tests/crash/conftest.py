@@ -12,6 +12,15 @@ from typing import Any
 
 import pytest
 
+SMALL_MEASURES = {
+    "durus.file_storage._journal._TAIL_AT_COMMIT": 6,
+    "durus.file_storage._journal._TAIL_AT_CLOSE": 1,
+    "durus.file_storage._packer._STEP_S": -1,
+    "durus.file_storage._packer._WRITE_BYTES": 500,
+    "durus.file_storage._packer._SYNC_BYTES": 2000,
+    "durus.file_storage._packer._LAST_BYTES": 0,
+}
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -68,13 +77,5 @@ def small_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     Index files are written at a commit now and then and at close; a pack takes many steps, writes
     and syncs in many pieces, and copies in rounds what is committed meanwhile.
     """
-    measures = {
-        "_journal._TAIL_AT_COMMIT": 6,
-        "_journal._TAIL_AT_CLOSE": 1,
-        "_packer._STEP_S": -1,
-        "_packer._WRITE_BYTES": 500,
-        "_packer._SYNC_BYTES": 2000,
-        "_packer._LAST_BYTES": 0,
-    }
-    for name, value in measures.items():
-        monkeypatch.setattr(f"durus.file_storage.{name}", value)
+    for name, value in SMALL_MEASURES.items():
+        monkeypatch.setattr(name, value)

@@ -6,6 +6,7 @@ Cases:
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -16,7 +17,7 @@ from random import Random
 
 import pytest
 
-from .conftest import Kind
+from .conftest import SMALL_MEASURES, Kind
 from .victim import number_in, state_after
 
 ROUNDS = int(os.environ.get("DURUS_CRASH_KILLS") or 8)
@@ -25,7 +26,8 @@ ROUNDS = int(os.environ.get("DURUS_CRASH_KILLS") or 8)
 def run_and_kill(kind: Kind, path: Path, seconds: float) -> int:
     """Let the victim work for a while after its start; give the last number acknowledged."""
     victim = Path(__file__).with_name("victim.py")
-    command = [sys.executable, str(victim), kind.storage_module, kind.name, str(path)]
+    measures = json.dumps(SMALL_MEASURES)
+    command = [sys.executable, str(victim), kind.storage_module, kind.name, str(path), measures]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         first = process.stdout.readline()

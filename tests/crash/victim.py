@@ -1,12 +1,13 @@
 """A process that commits and packs until it is killed, and says what it has committed.
 
-Run as: python victim.py MODULE CLASS PATH. It prints the number of each transaction when its commit
-returned.
+Run as: python victim.py MODULE CLASS PATH MEASURES. It prints the number of each transaction when
+its commit returned. MEASURES, as JSON, are numbers to set in modules, by name.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import pickle
 import sys
 from typing import Any
@@ -67,7 +68,10 @@ def commit(storage: Any, number: int) -> None:
 
 def main() -> None:
     """Commit, pack at once or in steps with commits between them, and reopen, for ever."""
-    module, name, path = sys.argv[1:]
+    module, name, path, measures = sys.argv[1:]
+    for full_name, value in json.loads(measures).items():
+        owner, _, constant = full_name.rpartition(".")
+        setattr(importlib.import_module(owner), constant, value)
     storage_class = getattr(importlib.import_module(module), name)
     storage = storage_class(path)
     number = number_in(storage)
@@ -78,9 +82,10 @@ def main() -> None:
         if number % PACK_EVERY == 0:
             storage.pack()
         elif number % PACK_EVERY == 5:
-            for _ in storage.get_packer():
-                number += 1
-                commit(storage, number)
+            for step, _ in enumerate(storage.get_packer()):
+                if step < 20:
+                    number += 1
+                    commit(storage, number)
         elif number % PACK_EVERY == 9:
             storage.close()
             storage = storage_class(path)
