@@ -375,8 +375,10 @@ def _lock_holder(identity: Identity) -> str:
         return "another process"
     if pid == os.getpid():
         return f"this process ({pid})"
-    command = _read_small(f"/proc/{pid}/cmdline").rstrip(b"\0").replace(b"\0", b" ")
-    shown = command.decode("utf-8", "backslashreplace")
+    command = _read_small(f"/proc/{pid}/cmdline").replace(b"\0", b" ")
+    text = command.decode("utf-8", "backslashreplace")
+    # Whatever that process was called with, the message stays one line.
+    shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if len(shown) > 100:
         shown = shown[:97] + "..."
     return f"process {pid} ({shown})" if shown else f"process {pid}"
