@@ -33,8 +33,8 @@ def upstream(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         last_line = str(error).strip().splitlines()[-1]
         pytest.skip(
             f"{NOT_TESTED}: no package index is in reach to install"
-            f" {compat_environment.REQUIREMENT} from, and {compat_environment.PYTHON_VARIABLE} names"
-            f" no interpreter that has it ({last_line})"
+            f" {compat_environment.REQUIREMENT} from, and {compat_environment.PYTHON_VARIABLE}"
+            f" names no interpreter that has it ({last_line})"
         )
     return compat_sides.upstream(python)
 
@@ -58,7 +58,7 @@ def format(request: pytest.FixtureRequest) -> str:
 
 
 def _cache_directory(config: pytest.Config, temporary: pytest.TempPathFactory) -> Path:
-    """Give a folder that outlives the run: tox's, or pytest's cache, or at worst a temporary one."""
+    """Give a folder that outlives the run: tox's, or pytest's cache, or at worst a temporary."""
     if "TOX_WORK_DIR" in os.environ:
         return Path(os.environ["TOX_WORK_DIR"], "durus43")
     cache = getattr(config, "cache", None)

@@ -26,9 +26,7 @@ ZIGZAG: Plan = [
     ("4.3", [["abort"], ["change", 9], ["pack"], ["pack"]]),
     ("ours", [["change", 10]]),
 ]
-ONLY_COMMITS: Plan = [
-    ("4.3" if step % 2 else "ours", [["change", step]]) for step in range(1, 9)
-]
+ONLY_COMMITS: Plan = [("4.3" if step % 2 else "ours", [["change", step]]) for step in range(1, 9)]
 ONLY_PACKS: Plan = [
     ("4.3" if step % 2 else "ours", [["change", step], ["pack"]]) for step in range(1, 7)
 ]

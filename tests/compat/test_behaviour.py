@@ -1,7 +1,7 @@
 """What Durus 4.3 does, ours does: the same scripts run under both, and their results are compared.
 
-The scripts are in `sides/compat_behaviour.py` and `sides/compat_containers.py`. Where ours differs on
-purpose, `DIFFERENCES` says where and why; docs/guide/migrating-from-4.3.md tells it to users.
+The scripts are in `sides/compat_behaviour.py` and `sides/compat_containers.py`. Where ours differs
+on purpose, `DIFFERENCES` says where and why; docs/guide/migrating-from-4.3.md tells it to users.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def test_trees_keep_the_rules_of_upstream(upstream: Side, ours: Side) -> None:
 
 
 def _unexpected(script: str, theirs: Any, mine: Any) -> dict[str, str]:
-    """Give the differences that have no reason, and the reasons that no longer have a difference."""
+    """Give the differences without a reason, and the reasons without a difference."""
     found = find_differences(theirs, mine, script)
     patterns = [pattern for pattern in DIFFERENCES if re.split(r"\\|\W", pattern)[0] == script]
     if script.startswith("btree"):
@@ -85,5 +85,7 @@ def _unexpected(script: str, theirs: Any, mine: Any) -> dict[str, str]:
     }
     for pattern in patterns:
         if not any(re.match(pattern, place) for place in found):
-            unexpected[pattern] = f"no difference is left where this was said: {DIFFERENCES[pattern]}"
+            unexpected[pattern] = (
+                f"no difference is left where this was said: {DIFFERENCES[pattern]}"
+            )
     return unexpected

@@ -1,7 +1,7 @@
 """Defects of Durus 4.3 that ours must not repeat, as far as the object layer and files show them.
 
-Each was reproduced with 4.3. What concerns crashes, the inner life of BTree, the command or the server
-is tested where those are.
+Each was reproduced with 4.3. What concerns crashes, the inner life of BTree, the command or the
+server is tested where those are.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What one version writes, the other reads: every case, at every stage of a file's life.
 
-The dumps that are compared hold every object with its oid, class, state, references and sharing, the
-public view of each container, and what the walks of durus.storage and the crawler say.
+The dumps that are compared hold every object with its oid, class, state, references and sharing,
+the public view of each container, and what the walks of durus.storage and the crawler say.
 """
 
 from __future__ import annotations
@@ -97,9 +97,7 @@ def test_a_file_opened_read_only_reads_the_same(
         path = tmp_path / f"{stage}.durus"
         before = path.read_bytes()
         path.chmod(0o444)
-        found = side(reader).call(
-            "compat_files:read", format=format, path=str(path), readonly=True
-        )
+        found = side(reader).call("compat_files:read", format=format, path=str(path), readonly=True)
         assert_same_view(found, seen)
         assert path.read_bytes() == before
 

@@ -58,7 +58,7 @@ def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Golden:
 
 
 def test_a_golden_file_holds_what_upstream_reads_in_it(golden: Golden, ours: Side) -> None:
-    """Every object, reference, class and walk is as 4.3 saw it; a torn commit is as if never made."""
+    """Every object, reference, class and walk is as 4.3 saw it; a torn commit was never made."""
     assert_same_view(ours.call("compat_files:read", **golden.arguments()), golden.expected)
 
 
@@ -107,9 +107,7 @@ def test_upstream_reads_a_golden_file_that_ours_changed(
         assert_same_view(upstream.call("compat_files:read", **golden.arguments()), done)
 
 
-def test_the_recipe_still_makes_what_the_golden_files_hold(
-    upstream: Side, tmp_path: Path
-) -> None:
+def test_the_recipe_still_makes_what_the_golden_files_hold(upstream: Side, tmp_path: Path) -> None:
     """The recipe, run again, makes files of the same objects: it tells the truth about them."""
     shutil.copytree(GOLDEN, tmp_path / "golden")
     recipe: dict[str, Any] = {"__name__": "recipe", "__file__": str(GOLDEN / "recipe.py")}
@@ -121,7 +119,7 @@ def test_the_recipe_still_makes_what_the_golden_files_hold(
 
 
 def test_records_of_golden_files_carry_no_proof(golden: Golden) -> None:
-    """4.3 writes no proofs; a record without one is taken as it is, and is told from one with it."""
+    """4.3 writes no proofs; a record without one is told from one with it, and is taken."""
     with compat_files.open_file(**golden.arguments(), readonly=True) as storage:
         for _, record in storage.gen_oid_record():
             assert not check_proof(record)

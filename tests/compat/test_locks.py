@@ -102,7 +102,15 @@ def test_a_reader_beside_a_live_writer_sees_what_was_committed(
 ) -> None:
     """Opening read-only beside a writer shows its last commit, at each point of its work."""
     file = {"format": format, "path": str(tmp_path / "live.durus")}
-    steps = [["build"], ["change", 1], ["change", 2], ["pack"], ["change", 3], ["pack"], ["change", 4]]
+    steps = [
+        ["build"],
+        ["change", 1],
+        ["change", 2],
+        ["pack"],
+        ["change", 3],
+        ["pack"],
+        ["change", 4],
+    ]
     with side(first).start() as writer, side(second).start() as reader:
         writer.call("compat_files:hold", name="it", **file)
         for step in steps:

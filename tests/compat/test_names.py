@@ -1,7 +1,7 @@
 """Every public name of Durus 4.3: kept, with a signature that takes what it took, or listed here.
 
-`golden/names.json` holds the names of 4.3, so most of this runs without it. The lists below are also
-in docs/guide/migrating-from-4.3.md, and a test compares the two.
+`golden/names.json` holds the names of 4.3, so most of this runs without it. The lists below are
+also in docs/guide/migrating-from-4.3.md, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -96,7 +96,13 @@ RELIED_ON = {
     "durus.persistent_dict": ["PersistentDict"],
     "durus.persistent_list": ["PersistentList"],
     "durus.persistent_set": ["PersistentSet"],
-    "durus.serialize": ["ObjectReader", "ObjectWriter", "pack_record", "split_oids", "unpack_record"],
+    "durus.serialize": [
+        "ObjectReader",
+        "ObjectWriter",
+        "pack_record",
+        "split_oids",
+        "unpack_record",
+    ],
     "durus.storage": [
         "MemoryStorage",
         "Storage",
@@ -145,7 +151,7 @@ def described() -> dict[str, Any]:
 
 @pytest.mark.parametrize(("module", "name"), KEPT, ids=[".".join(pair) for pair in KEPT])
 def test_a_name_of_upstream_is_there(described: dict[str, Any], module: str, name: str) -> None:
-    """It can be imported from the same module, is the same kind of thing and takes the same calls."""
+    """It can be imported from the same module, is of the same kind and takes the same calls."""
     theirs = NAMES[module][name]
     assert name in described[module], f"durus.{module} has no {name}, and no reason is given"
     mine = described[module][name]
@@ -175,7 +181,9 @@ def test_names_that_are_gone_are_gone(described: dict[str, Any]) -> None:
     problems = [
         path
         for module, name in KEPT
-        for path, _ in _find_problems(f"{module}.{name}", NAMES[module][name], described[module][name])
+        for path, _ in _find_problems(
+            f"{module}.{name}", NAMES[module][name], described[module][name]
+        )
     ]
     assert sorted(set(GONE_MEMBERS) - set(problems)) == []
 
@@ -188,7 +196,9 @@ def test_modules_of_other_distributions_keep_their_names() -> None:
         except ModuleNotFoundError:
             continue
         missing = [name for name in NAMES[module] if not hasattr(imported, name)]
-        assert [f"{module}.{name}" for name in missing if f"{module}.{name}" not in GONE_NAMES] == []
+        assert [
+            f"{module}.{name}" for name in missing if f"{module}.{name}" not in GONE_NAMES
+        ] == []
 
 
 def test_the_guide_lists_what_is_gone() -> None:

@@ -67,7 +67,12 @@ def test_an_index_of_another_state_of_the_file_is_noticed(
     path = tmp_path / "it.durus"
     file = {"format": "SHELF-1", "path": str(path)}
     indexes = []
-    for actions in [["build"], ["change", 1]], [["pack"]], [["change", 2], ["pack"]], [["change", 3]]:
+    for actions in (
+        [["build"], ["change", 1]],
+        [["pack"]],
+        [["change", 2], ["pack"]],
+        [["change", 3]],
+    ):
         ours.call("compat_files:run", case=CASE, actions=actions, **file)
         seen = ours.call("compat_files:read", **file)
         if index_of(path).exists():
@@ -99,9 +104,7 @@ def test_a_file_replaced_under_its_index_is_read_as_it_is(
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "garbage", "flipped"])
-def test_a_damaged_index_is_made_anew(
-    ours: Side, indexed: Path, damage: str
-) -> None:
+def test_a_damaged_index_is_made_anew(ours: Side, indexed: Path, damage: str) -> None:
     """The index is only a cache: whatever happens to it, the file says what is stored."""
     file = {"format": "SHELF-1", "path": str(indexed)}
     expected = ours.call("compat_files:read", **file)

@@ -1,7 +1,8 @@
 """What a crash of Durus 4.3 leaves behind, and what 4.3 makes of what a crash of ours leaves.
 
-4.3 writes a commit in many small writes with its length last, and syncs none of them. So a file that
-it was killed over ends in part of a transaction. 4.3 itself refuses such a file without `repair`.
+4.3 writes a commit in many small writes with its length last, and syncs none of them. So a file
+that it was killed over ends in part of a transaction. 4.3 itself refuses such a file without
+`repair`.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def test_upstream_killed_while_it_commits(
 def test_upstream_reads_what_a_killed_ours_left(
     upstream: Side, ours: Side, format: str, tmp_path: Path
 ) -> None:
-    """Ours, killed while it commits, leaves a file that 4.3 opens, with repair if its tail is torn."""
+    """Ours, killed while it commits, leaves what 4.3 opens, with repair if the tail is torn."""
     file = {"format": format, "path": str(tmp_path / "killed.durus")}
     writer = ours.start()
     try:

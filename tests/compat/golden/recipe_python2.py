@@ -3,8 +3,9 @@
 #     python2.7 -m pip install --target durus42 Durus==4.2
 #     PYTHONPATH=durus42 python2.7 recipe_python2.py
 #
-# Its index record holds the oids as text, and so do the references inside the states. Durus 4.3 opens
-# such a file only if every byte of every oid is ASCII, and its Connection cannot follow the references.
+# Its index record holds the oids as text, and so do the references inside the states. Durus 4.3
+# opens such a file only if every byte of every oid is ASCII, and its Connection cannot follow the
+# references.
 
 import os
 

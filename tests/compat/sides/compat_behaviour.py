@@ -12,7 +12,18 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from compat_model import Employee, Loose, Mixed, Person, Plain, Point, Point3, Registry, Shelf, Vault
+from compat_model import (
+    Employee,
+    Loose,
+    Mixed,
+    Person,
+    Plain,
+    Point,
+    Point3,
+    Registry,
+    Shelf,
+    Vault,
+)
 
 from durus.btree import BNode4, BTree
 from durus.connection import ROOT_OID, Connection, gen_every_instance, touch_every_reference
@@ -73,7 +84,7 @@ def outcome(function: Callable[[], Any]) -> Any:
     """Give what a call returns, or the classes of what it raises."""
     try:
         return {"returns": show(function())}
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - it is the result
         return {"raises": [cls.__name__ for cls in type(error).__mro__[:-2]]}
 
 
@@ -96,7 +107,7 @@ def status(obj: Any) -> int:
     return found
 
 
-# -- the states of an object --------------------------------------------------------------------------
+# -- the states of an object -------------------------------------------------------------------
 
 
 def clause_constants(directory: str) -> Any:
@@ -106,20 +117,27 @@ def clause_constants(directory: str) -> Any:
 
 def clause_a_new_object(directory: str) -> Any:
     """A new object is unsaved and has neither oid nor connection."""
-    results = []
-    for obj in (Person("x"), Point(), Loose(), PersistentDict(), PersistentList(), PersistentSet(), BTree()):
-        results.append(
-            [
-                status(obj),
-                obj._p_oid,
-                obj._p_connection,
-                obj._p_serial,
-                obj._p_is_ghost(),
-                obj._p_is_saved(),
-                obj._p_is_unsaved(),
-            ]
-        )
-    return results
+    objects: list[Any] = [
+        Person("x"),
+        Point(),
+        Loose(),
+        PersistentDict(),
+        PersistentList(),
+        PersistentSet(),
+        BTree(),
+    ]
+    return [
+        [
+            status(obj),
+            obj._p_oid,
+            obj._p_connection,
+            obj._p_serial,
+            obj._p_is_ghost(),
+            obj._p_is_saved(),
+            obj._p_is_unsaved(),
+        ]
+        for obj in objects
+    ]
 
 
 def clause_states_through_a_life(directory: str) -> Any:
@@ -145,7 +163,7 @@ def clause_states_through_a_life(directory: str) -> Any:
 
 
 def clause_what_loads_a_ghost(directory: str) -> Any:
-    """`_p_*`, `__repr__`, `__class__` and `__setstate__` load nothing; every other attribute does."""
+    """`_p_*`, `__repr__`, `__class__` and `__setstate__` load nothing; other attributes do."""
     touches: dict[str, Callable[[Any], Any]] = {
         "_p_oid": lambda obj: obj._p_oid,
         "_p_status": lambda obj: obj._p_status,
@@ -266,7 +284,7 @@ def clause_init_is_not_called_on_load(directory: str) -> Any:
         calls.append(args)
         original(self, *args, **kwargs)
 
-    Person.__init__ = counting  # type: ignore[method-assign]
+    Person.__init__ = counting
     _, person = stored(Person("Ada"))
     return [person.name, len(calls)]
 
@@ -324,8 +342,8 @@ def clause_setstate_replaces_or_adds(directory: str) -> Any:
         (point, [{"y": 2}, {}, {"x": 3}]),
     ):
         for state in states:
-            obj.__setstate__(state)  # type: ignore[attr-defined]
-            seen.append(show(dict(sorted(obj.__getstate__().items()))))  # type: ignore[attr-defined]
+            obj.__setstate__(state)
+            seen.append(show(dict(sorted(obj.__getstate__().items()))))
     return seen
 
 
@@ -347,7 +365,7 @@ def clause_set_status_by_hand(directory: str) -> Any:
 
 def clause_a_change_that_is_made_a_ghost_is_forgotten(directory: str) -> Any:
     """`_p_set_status_ghost()` on a changed object gives up its change."""
-    connection, person = stored(Person("Ada"))
+    _, person = stored(Person("Ada"))
     person.name = "Grace"
     person._p_set_status_ghost()
     return [status(person), person.name, status(person)]
@@ -377,7 +395,7 @@ def clause_computed_attribute(directory: str) -> Any:
 
 
 def clause_classes_and_metaclasses(directory: str) -> Any:
-    """Persistent has the metaclass `type`, and the bases by which programs ask for what they have."""
+    """Persistent has the metaclass `type`, and the bases that programs ask for."""
     from collections.abc import MutableMapping, MutableSequence, MutableSet
 
     instance = Mixed(2)
@@ -448,7 +466,7 @@ def clause_copies(directory: str) -> Any:
     return results
 
 
-# -- the connection -----------------------------------------------------------------------------------
+# -- the connection ----------------------------------------------------------------------------
 
 
 def clause_the_root_is_made_at_once(directory: str) -> Any:
@@ -673,7 +691,7 @@ def clause_missing_oids(directory: str) -> Any:
     missing = int8_to_str(12345)
     for storage in _each_storage(directory):
         connection = Connection(storage)
-        results.append([outcome(lambda storage=storage: storage.load(missing))])  # type: ignore[misc]
+        results.append([outcome(lambda storage=storage: storage.load(missing))])
         results.append(connection.get(missing))
         storage.close()
     return results
@@ -746,7 +764,7 @@ def clause_walks_of_a_storage(directory: str) -> Any:
     return results
 
 
-# -- storages -----------------------------------------------------------------------------------------
+# -- storages ----------------------------------------------------------------------------------
 
 
 def clause_garbage_is_listed(directory: str) -> Any:
@@ -766,7 +784,7 @@ def clause_garbage_is_listed(directory: str) -> Any:
 
 
 def clause_new_oids_across_packs(directory: str) -> Any:
-    """An oid that was handed out is not handed out again, by a pack neither; a pack frees others."""
+    """An oid that was handed out is not handed out again, not even after a pack."""
     results: list[Any] = []
     for storage in _each_file_storage(directory):
         connection = Connection(storage)
@@ -807,7 +825,7 @@ def clause_two_storages_on_one_file(directory: str) -> Any:
         path = os.path.join(directory, kind.__name__)
         writer = kind(path)
         Connection(writer)
-        results.append(outcome(lambda kind=kind, path=path: kind(path)))  # type: ignore[misc]
+        results.append(outcome(lambda kind=kind, path=path: kind(path)))
         reader = kind(path, readonly=True)
         results.append(len(list(reader.gen_oid_record())) > 0)
         reader.close()
@@ -828,7 +846,9 @@ def clause_writing_to_a_read_only_storage(directory: str) -> Any:
         connection = Connection(readonly)
         connection.get_root()["x"] = 1
         results.append("raises" in outcome(connection.commit))
-        results.append("raises" in outcome(lambda kind=kind: kind(f"{path}-no", readonly=True)))  # type: ignore[misc]  # noqa: B023
+        results.append(
+            "raises" in outcome(lambda kind=kind, path=path: kind(f"{path}-no", readonly=True))
+        )
         readonly.close()
     return results
 
@@ -924,7 +944,7 @@ def clause_object_writer(directory: str) -> Any:
     ]
 
 
-# -- conflicts ----------------------------------------------------------------------------------------
+# -- conflicts ---------------------------------------------------------------------------------
 
 
 class SharedRecords:
@@ -1010,7 +1030,7 @@ def _conflict(function: Callable[[], Any]) -> Any:
 
 
 def clause_write_conflict_on_a_used_object(directory: str) -> Any:
-    """What a transaction read and another changed makes its commit of changes a WriteConflictError."""
+    """A commit of changes by one that read what another changed is a WriteConflictError."""
     one, two = _two_connections()
     two.get_root()["a"].name
     two.get_root()["b"].name = "changed by two"
@@ -1152,7 +1172,7 @@ def clause_computed_attributes_of_two_connections(directory: str) -> Any:
     return [*seen, two.get_root()["a"].total.get(lambda: "new")]
 
 
-# -- helpers ------------------------------------------------------------------------------------------
+# -- helpers -----------------------------------------------------------------------------------
 
 
 def _each_file_storage(directory: str) -> Iterator[Any]:

@@ -7,6 +7,7 @@ gives or raises, what the container holds after it, and whether it counts as cha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import add
 from typing import Any
 
 from compat_behaviour import outcome, show, status, stored
@@ -126,12 +127,16 @@ LIST_OPERATIONS: dict[str, Operation] = {
         it == PersistentList(),
         it == 1,
     ],
-    "+": lambda it: [list(it + [1]), type(it + [1]).__name__, list(it + it)],
-    "list +": lambda it: [list([0] + it), type([0] + it).__name__],
+    "+": lambda it: [list(add(it, [1])), type(add(it, [1])).__name__, list(it + it)],
+    "list +": lambda it: [list(add([0], it)), type(add([0], it)).__name__],
     "*": lambda it: [list(it * 2), type(it * 2).__name__, list(2 * it)],
     "hash": hash,
     "data": lambda it: it.data,
-    "make": lambda it: [list(PersistentList()), list(PersistentList("ab")), list(PersistentList(it))],
+    "make": lambda it: [
+        list(PersistentList()),
+        list(PersistentList("ab")),
+        list(PersistentList(it)),
+    ],
     "set": _assign(0, 9),
     "set beyond": _assign(99, 9),
     "set slice": _assign(slice(1, 3), [7, 8, 9]),
@@ -179,7 +184,7 @@ SET_OPERATIONS: dict[str, Operation] = {
     "unhashable in": lambda it: [] in it,
     "len": len,
     "bool": bool,
-    "iter": lambda it: set(it),
+    "iter": set,
     "==": lambda it: [
         it == make_set(),
         it != make_set(),

@@ -1,13 +1,13 @@
 """Object graphs, described once: each is built, and later changed, by 4.3 and by ours alike.
 
-A case has a `build(root)` and a `change(root, step)`. Both must do the same on both versions, for any
-step number, on a graph that either has built, changed or packed: no clock, no unseeded randomness,
-no order that depends on addresses.
+A case has a `build(root)` and a `change(root, step)`. Both must do the same on both versions, for
+any step number, on a graph that either has built, changed or packed: no clock, no unseeded
+randomness, no order that depends on addresses.
 """
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import random
 from collections.abc import Callable
 from decimal import Decimal
@@ -81,11 +81,11 @@ def nested() -> list[Any]:
         frozenset({"x", "y"}),
         [shared, shared],
         cyclic,
-        datetime.datetime(2001, 2, 3, 4, 5, 6, 789),
-        datetime.datetime(2024, 2, 29, tzinfo=datetime.timezone.utc),
-        datetime.date(1999, 12, 31),
-        datetime.time(23, 59, 59),
-        datetime.timedelta(days=-1, microseconds=1),
+        dt.datetime(2001, 2, 3, 4, 5, 6, 789),  # noqa: DTZ001 - states hold such too
+        dt.datetime(2024, 2, 29, tzinfo=dt.UTC),
+        dt.date(1999, 12, 31),
+        dt.time(23, 59, 59),
+        dt.timedelta(days=-1, microseconds=1),
         Decimal("1.10"),
         Plain({"inside": shared}),
         dict,
@@ -103,7 +103,7 @@ def _change_empty(root: Any, step: int) -> None:
 
 def _build_values(root: Any) -> None:
     root["values"] = nested()
-    root["person"] = Person("Ada", values=nested(), born=datetime.date(1815, 12, 10))
+    root["person"] = Person("Ada", values=nested(), born=dt.date(1815, 12, 10))
     root["dict"] = PersistentDict({"values": nested(), 7: "seven", None: None, (1, "a"): 1.5})
     root["list"] = PersistentList(nested())
     root["set"] = PersistentSet([1, "one", b"one", (1, 2), None, frozenset([3])])
@@ -407,11 +407,11 @@ CASES["everything"] = Case(_build_everything, _change_everything)
 
 def _build_golden(root: Any) -> None:
     """Make a little of everything, for files that are small enough to keep."""
-    ada = Person("Ada", born=datetime.date(1815, 12, 10), letters=[b"bytes", ("tuple", None), 2**70])
+    ada = Person("Ada", born=dt.date(1815, 12, 10), letters=[b"bytes", ("tuple", None), 2**70])
     root["person"] = ada
     root["dict"] = Registry({"ada": ada, 1: {"plain": [1.5, True]}})
     root["dict"].owner = ada
-    root["list"] = PersistentList([ada, "Grüße", datetime.datetime(2001, 2, 3, 4, 5, 6)])
+    root["list"] = PersistentList([ada, "Grüße", dt.datetime(2001, 2, 3, 4, 5, 6, tzinfo=dt.UTC)])
     root["set"] = PersistentSet([1, "one", (1, 2)])
     root["keys"] = {ada: "friend"}
     point, point3 = Point(), Point3()

@@ -82,7 +82,12 @@ def _self_check(python: Path) -> None:
 def _run(command: list[str]) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        check=False,
     )
     if done.returncode == 0:
         return
@@ -90,8 +95,9 @@ def _run(command: list[str]) -> None:
     if _OUT_OF_REACH.search(done.stdout):
         raise IndexOutOfReachError(said)
     raise RuntimeError(
-        f"{said}\n{REQUIREMENT} cannot be installed for Python {sys.version.split()[0]}. It is built"
-        f" from source, which takes a C compiler. Set {PYTHON_VARIABLE} to an interpreter that has it."
+        f"{said}\n{REQUIREMENT} cannot be installed for Python {sys.version.split()[0]}. It is"
+        f" built from source, which takes a C compiler. Set {PYTHON_VARIABLE} to an interpreter"
+        " that has it."
     )
 
 

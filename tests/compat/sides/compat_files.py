@@ -42,7 +42,7 @@ def open_file(format: str, path: str, **options: Any) -> FileStorage | FileStora
 
 
 def make_stages(format: str, directory: str, case: str, compressed: bool = True) -> dict[str, Any]:
-    """Build a case and leave a copy of the file at each stage; give the writer's own view of each."""
+    """Build a case and leave a copy of the file at each stage; give the writer's view of each."""
     _write_compressed(compressed)
     working = Path(directory, "working.durus")
     storage = open_file(format, str(working))
@@ -152,7 +152,7 @@ def held_view(name: str, sync: bool = True) -> dict[str, Any]:
 
 
 def commit_for_ever(name: str) -> None:
-    """Commit as fast as possible until killed: a counter in the root and, always equal, in a list."""
+    """Commit as fast as possible until killed: a counter in the root and the same in a list."""
     connection = _held[name]
     root = connection.get_root()
     root["list"] = PersistentList([0])

@@ -96,7 +96,10 @@ def _describe_value(value: Any) -> dict[str, Any]:
     if callable(value):
         return {"kind": "function", "signature": _signature(value)}
     if isinstance(value, (int, str, bytes, float)):
-        return {"kind": "constant", "value": value if isinstance(value, (int, str)) else repr(value)}
+        return {
+            "kind": "constant",
+            "value": value if isinstance(value, (int, str)) else repr(value),
+        }
     return {"kind": "object", "type": type(value).__name__}
 
 

@@ -1,7 +1,8 @@
 """A process that runs functions by name: one JSON request a line in, one JSON reply a line out.
 
-Request: {"task": "module:function", "arguments": {...}}. Reply: {"result": ...} or {"error": [names of
-the exception's classes], "message": ..., "traceback": ...}. State lives until the process ends.
+Request: {"task": "module:function", "arguments": {...}}. Reply: {"result": ...} or
+{"error": [names of the exception's classes], "message": ..., "traceback": ...}. State lives until
+the process ends.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ def main() -> None:
 def _reply(request: dict[str, Any]) -> dict[str, Any]:
     try:
         module, function = request["task"].split(":")
-        return {"result": getattr(importlib.import_module(module), function)(**request["arguments"])}
-    except Exception as error:
+        return {
+            "result": getattr(importlib.import_module(module), function)(**request["arguments"])
+        }
+    except Exception as error:  # noqa: BLE001 - it is the reply
         return {
             "error": [cls.__name__ for cls in type(error).__mro__],
             "message": str(error),

@@ -70,7 +70,7 @@ class SideProcess:
 
     def __init__(self, name: str, python: str, environment: dict[str, str]) -> None:
         self._name = name
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._process = subprocess.Popen(
             [python, "-m", "compat_runner"],
             stdin=subprocess.PIPE,
