@@ -5,6 +5,7 @@ Each function here is a task of `compat_runner`: JSON values in, JSON values out
 
 from __future__ import annotations
 
+import importlib.metadata
 import random
 import shutil
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import compat_corpus
 import compat_dump
 
+import durus
+import durus.connection
 import durus.serialize
 from durus.btree import BNode, BTree
 from durus.connection import ROOT_OID, Connection, touch_every_reference
@@ -39,6 +42,19 @@ _held: dict[str, Connection] = {}
 
 def open_file(format: str, path: str, **options: Any) -> FileStorage | FileStorage2:
     return STORAGE_CLASSES[format](path, **options)
+
+
+def where() -> dict[str, Any]:
+    """Tell which Durus this process has imported."""
+    try:
+        version = importlib.metadata.version("Durus")
+    except importlib.metadata.PackageNotFoundError:
+        version = None
+    return {
+        "version": version,
+        "durus.__file__": getattr(durus, "__file__", None),
+        "durus.connection": durus.connection.__file__,
+    }
 
 
 def make_stages(format: str, directory: str, case: str, compressed: bool = True) -> dict[str, Any]:
