@@ -265,7 +265,7 @@ class Cache:
         """
         count = 0
         excess = len(self._recent) - self.size
-        while excess > 0:
+        while excess > 0 and self._recent:
             oid, obj = next(iter(self._recent.items()))
             if _get(obj, "_p_serial") == transaction_serial:
                 break
@@ -361,17 +361,26 @@ def _find_member(cls: type, name: str) -> Any:
 _MemberDescriptor = type(PersistentBase.__dict__["_p_oid"])
 
 
-def clear_state(obj: PersistentBase, slots: tuple[Any, ...]) -> None:
-    """Drop all attributes: what is in `__dict__`, and the given slot descriptors."""
+def clear_state(obj: PersistentBase, slots: tuple[Any, ...]) -> list[Any]:
+    """Take away all attributes: what is in `__dict__`, and the given slots.
+
+    Returns:
+        What they held: its end may use the object, which has to be a ghost by then.
+    """
+    held = []
     for descriptor in slots:
         try:
-            descriptor.__delete__(obj)
+            held.append(descriptor.__get__(obj))
         except AttributeError:
-            pass  # the slot was not set
+            continue  # the slot was not set
+        descriptor.__delete__(obj)
     try:
-        _get(obj, "__dict__").clear()
+        attributes = _get(obj, "__dict__")
     except AttributeError:
-        pass  # the class has slots only
+        return held  # the class has slots only
+    held.append(attributes.copy())
+    attributes.clear()
+    return held
 
 
 def proof_of(oid: bytes, body: bytes, refs: bytes) -> int:

@@ -1529,6 +1529,49 @@ set_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
     Py_RETURN_NONE;
 }
 
+/* Take the value out of a slot, and keep it in `held`. */
+static int
+empty_member(PyObject *obj, PyObject *slot, PyObject *held)
+{
+    if (!Py_IS_TYPE(slot, &PyMemberDescr_Type)) {
+        PyErr_Format(PyExc_TypeError, "a slot's descriptor is needed, got %.80R", slot);
+        return -1;
+    }
+    PyObject *value = Py_TYPE(slot)->tp_descr_get(slot, obj, (PyObject *)Py_TYPE(obj));
+    if (value == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            return -1;
+        }
+        PyErr_Clear(); /* the slot was not set */
+        return 0;
+    }
+    int result = PyList_Append(held, value);
+    Py_DECREF(value);
+    return result < 0 ? -1 : Py_TYPE(slot)->tp_descr_set(slot, obj, NULL);
+}
+
+/* Take everything out of the object's __dict__, and keep it in `held`. */
+static int
+empty_dict(PyObject *obj, PyObject *held)
+{
+    PyObject *dict = PyObject_GenericGetDict(obj, NULL);
+    if (dict == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            return -1;
+        }
+        PyErr_Clear(); /* the class has slots only */
+        return 0;
+    }
+    PyObject *copy = PyDict_Copy(dict);
+    int result = copy == NULL ? -1 : PyList_Append(held, copy);
+    if (result == 0) {
+        PyDict_Clear(dict);
+    }
+    Py_XDECREF(copy);
+    Py_DECREF(dict);
+    return result;
+}
+
 static PyObject *
 clear_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -1539,28 +1582,21 @@ clear_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
     if (check_persistent(args[0]) < 0) {
         return NULL;
     }
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args[1]); i++) {
-        PyObject *slot = PyTuple_GET_ITEM(args[1], i);
-        descrsetfunc set = Py_TYPE(slot)->tp_descr_set;
-        if (set == NULL || set(slot, args[0], NULL) < 0) {
-            if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
-                return NULL;
-            }
-            PyErr_Clear(); /* the slot was not set */
-        }
+    PyObject *held = PyList_New(0);
+    if (held == NULL) {
+        return NULL;
     }
-    PyObject *dict = PyObject_GenericGetDict(args[0], NULL);
-    if (dict == NULL) {
-        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args[1]); i++) {
+        if (empty_member(args[0], PyTuple_GET_ITEM(args[1], i), held) < 0) {
+            Py_DECREF(held);
             return NULL;
         }
-        PyErr_Clear(); /* the class has slots only */
     }
-    else {
-        PyDict_Clear(dict);
-        Py_DECREF(dict);
+    if (empty_dict(args[0], held) < 0) {
+        Py_DECREF(held);
+        return NULL;
     }
-    Py_RETURN_NONE;
+    return held;
 }
 
 /* -- CRC-32, as of zlib ----------------------------------------------------------------------------- */
@@ -1629,7 +1665,8 @@ static PyMethodDef module_functions[] = {
      "set_state(obj, state)\n\nSet attributes as they were stored: slots through their descriptors,\n"
      "the rest in __dict__. No __setattr__ is called, and nothing is noted as changed."},
     {"clear_state", (PyCFunction)(void (*)(void))clear_state, METH_FASTCALL,
-     "clear_state(obj, slots)\n\nDrop all attributes: what is in __dict__, and the given slots."},
+     "clear_state(obj, slots)\n\nTake away all attributes: what is in __dict__, and the given slots.\n"
+     "Give what they held: its end may use the object, which has to be a ghost by then."},
     {"proof_of", (PyCFunction)(void (*)(void))proof_of, METH_FASTCALL,
      "proof_of(oid, body, refs)\n\nGive the CRC-32 of a record's oid, body and references."},
     {NULL},

@@ -113,8 +113,10 @@ class PersistentObject(PersistentBase):
 
     def _p_set_status_ghost(self) -> None:
         """Drop the attributes; the next access loads them again."""
-        _hot.clear_state(self, _data_slots(type(self)))
+        held = _hot.clear_state(self, _data_slots(type(self)))
         set_status(self, GHOST)
+        # Not earlier: what the attributes held may use this object when it ends.
+        del held
 
     def _p_set_status_saved(self) -> None:
         """Say that the object is as it is stored."""
