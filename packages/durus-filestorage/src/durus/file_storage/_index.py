@@ -81,6 +81,8 @@ class PageSource(Protocol):
 
     def numbers(self) -> Iterator[int]: ...
 
+    def object_count_at_most(self) -> int: ...
+
 
 class Index:
     """From oid to file offset.
@@ -233,6 +235,10 @@ class IndexFile:
         """Give the numbers of all pages, ascending."""
         return iter(self._numbers)
 
+    def object_count_at_most(self) -> int:
+        """Give a number that the number of objects in the pages does not exceed."""
+        return self.covered.object_count
+
     def highest_oid_int(self) -> int:
         """Give the last oid of the last page."""
         return (self._numbers[-1] + 1) * PAGE_WORDS - 1 if self._numbers else 0
@@ -319,7 +325,8 @@ def write_index(
     known = source if isinstance(source, IndexFile) else None
     object_count = known.covered.object_count if known else 0
     numbers = sorted({*(source.numbers() if source else ()), *(oid_int >> 9 for oid_int in tail)})
-    if are_scattered(len(numbers), object_count + len(tail)) and (known or not source):
+    most = source.object_count_at_most() if source else 0
+    if are_scattered(len(numbers), most + len(tail)):
         return None
     writer = IndexWriter(file)
     oid_ints = sorted(tail)

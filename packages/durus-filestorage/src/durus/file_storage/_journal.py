@@ -429,11 +429,9 @@ class Journal:
 
     def object_count_at_most(self) -> int:
         """Give a number that the number of objects does not exceed."""
-        source = self.index.source
-        known = self.layout.count
-        if isinstance(source, IndexFile):
-            known = source.covered.object_count
-        return known + len(self.index.tail) + len(self.index.older)
+        index = self.index
+        known = index.source.object_count_at_most() if index.source else 0
+        return known + len(index.tail) + len(index.older)
 
     # Catching up with the file.
 

@@ -87,6 +87,10 @@ class OffsetMap:
         """Give the numbers of all pages, ascending."""
         return iter(range(-(-self._layout.count // PAGE_WORDS)))
 
+    def object_count_at_most(self) -> int:
+        """Give a number that the number of objects in the map does not exceed."""
+        return self._layout.count
+
     def check_missing(self, oid_int: int) -> None:
         """Refuse to believe that an oid has no entry, if the map does not say so consistently.
 
