@@ -125,6 +125,23 @@ def test_records_of_golden_files_carry_no_proof(golden: Golden) -> None:
             assert not check_proof(record)
 
 
+def test_the_command_describes_a_golden_file(golden: Golden, ours: Side) -> None:
+    """`durus info --json` counts the classes as 4.3's census does, and changes nothing."""
+    before = Path(golden.path).read_bytes()
+    described = json.loads(ours.run_command("info", golden.path, "--json"))
+    counted = sorted([entry["name"], entry["objects"]] for entry in described["classes"])
+    expected: dict[str, int] = {}
+    for _, name in golden.expected["walks"]["classes"]:
+        expected[name] = expected.get(name, 0) + 1
+    short: dict[str, int] = {}
+    for path, count in counted:
+        name = path.rsplit(".", 1)[-1]
+        short[name] = short.get(name, 0) + count
+    assert short == expected
+    assert described["format"] == golden.format
+    assert Path(golden.path).read_bytes() == before
+
+
 def test_an_index_record_of_python_2_is_read(tmp_path: Path) -> None:
     """A DFS20 file whose index holds the oids as text opens, and every record of it is found."""
     path = shutil.copyfile(GOLDEN / "dfs20-python2.durus", tmp_path / "python2.durus")
@@ -155,3 +172,19 @@ def _under_root(seen: dict[str, Any], names: list[str]) -> list[Any]:
     pairs = {json.dumps(key): value for _, (key, value) in objects[0]["view"][1][1][1]}
     values = [pairs[json.dumps(["str", name])] for name in names]
     return [objects[value[1]] if value[0] == "ref" else value for value in values]
+
+
+@pytest.mark.parametrize("packer", ["4.3", "ours"])
+def test_either_command_packs_the_others_file(
+    upstream: Side, ours: Side, packer: str, format: str, tmp_path: Path
+) -> None:
+    """`durus -p --file FILE`, as 4.3 spells it, packs what the other version wrote."""
+    path = str(tmp_path / "it.durus")
+    actions = [["build"], ["change", 1], ["change", 2]]
+    writer, packing = (ours, upstream) if packer == "4.3" else (upstream, ours)
+    file = {"format": format, "path": path}
+    before = writer.call("compat_files:run", case="golden", actions=actions, **file)
+    packing.run_command("-p", "--file", path)
+    after = writer.call("compat_files:read", **file)
+    assert after["objects"] == before["objects"]
+    assert after["walks"]["records"] == after["walks"]["reachable"]

@@ -121,11 +121,14 @@ def test_a_reader_beside_a_live_writer_sees_what_was_committed(
         writer.call("compat_files:held_run", name="it", case="garbage", actions=[["change", 5]])
 
 
+@pytest.mark.parametrize("maker", ["4.3", "ours"])
 def test_a_reader_of_ours_stays_open_while_upstream_writes(
-    upstream: Side, ours: Side, format: str, tmp_path: Path
+    side: SideByName, upstream: Side, ours: Side, maker: str, format: str, tmp_path: Path
 ) -> None:
     """It sees one whole state of the file at a time, packs of 4.3 included."""
     file = {"format": format, "path": str(tmp_path / "live.durus")}
+    # A file that ours made and packed may have an index, which 4.3 does not keep up.
+    side(maker).call("compat_files:run", case="empty", actions=[["change", 1], ["pack"]], **file)
     states = []
     with upstream.start() as writer, ours.start() as reader:
         writer.call("compat_files:hold", name="it", **file)
@@ -137,4 +140,3 @@ def test_a_reader_of_ours_stays_open_while_upstream_writes(
             states.append(writer.call("compat_files:held_run", **arguments)["objects"])
             found = reader.call("compat_files:held_view", name="it")["objects"]
             assert found in states
-            assert states.index(found) <= len(states) - 1

@@ -56,6 +56,23 @@ class Side:
         with self.start() as process:
             return process.call(task, **arguments)
 
+    def run_command(self, *arguments: str) -> str:
+        """Run `durus` with arguments, and give what it prints.
+
+        Raises:
+            subprocess.CalledProcessError: it ended with another status than 0.
+        """
+        done = subprocess.run(
+            [self._python, "-m", "durus", *arguments],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            timeout=_REPLY_TIMEOUT_S,
+        )
+        return done.stdout
+
     def _environment(self) -> dict[str, str]:
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         environment["PYTHONPATH"] = os.pathsep.join([str(_SIDES_DIRECTORY), *self._import_path])
