@@ -127,7 +127,11 @@ def repair_file(file: File, path: str) -> File:
         with suppress(OSError):
             remove(repair_path)
         raise
-    sync_directory(path)
+    try:
+        sync_directory(path)
+    except BaseException:
+        new.close()
+        raise
     log(
         WARNING,
         "%s was repaired; as it was, it is kept as %s. Lost: %s",
