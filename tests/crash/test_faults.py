@@ -7,7 +7,7 @@ refuses to until it is reopened, as it must after a failed sync; reopened, it is
 known state, and works on.
 
 Cases:
-    commit, small and of many KB; creation; opening with index, without, with a torn tail
+    commit, small and of many KB; creation; opening with index, without, with a torn tail; repair
     pack, with and without commits between its steps; close; online copy
     the same with the power cut after the fault
 """
@@ -18,6 +18,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Scene:
     path: Path
     history: History = field(default_factory=History)
     storage: Any = None  # Any: the class is found by name
+    options: dict[str, bool] = field(default_factory=dict)
 
     def prepare(self) -> None:
         self.open()
@@ -49,7 +51,7 @@ class Scene:
         self.commit("big" * 5000)
 
     def open(self) -> None:
-        self.storage = self.kind.open(self.path)
+        self.storage = self.kind.open(self.path, **self.options)
 
     def commit(self, text: str) -> None:
         records = [make_record(oid, f"{text} {oid}") for oid in OIDS[:3]]
@@ -126,6 +128,15 @@ def torn(scene: Scene) -> None:
     scene.history.base -= 1
 
 
+def damaged(scene: Scene) -> None:
+    """Begin with a closed file in need of repair; what the damage costs was overwritten later."""
+    without_index(scene)
+    content = scene.path.read_bytes()
+    assert content.count(b"two 2") == 1
+    scene.path.write_bytes(content.replace(b"two 2", b"tow 2"))
+    scene.options = {"repair": True}
+
+
 def opened(scene: Scene) -> None:
     """Begin with an open file."""
 
@@ -142,6 +153,7 @@ ACTS: list[tuple[Step, Step]] = [
     (closed, reopen),
     (without_index, reopen),
     (torn, reopen),
+    (damaged, reopen),
 ]
 FAULTS: list[tuple[int, bool, int | None]] = [
     (errno.EIO, False, None),
@@ -216,7 +228,7 @@ def test_power_fails_after_a_fault(
         recorder.acknowledge(scene.history.base)
         disk.fail(call_kind, errno.EIO, call=call)
         run(scene, act, call_kind, disk, recorder, put_os)
-        checker = StateChecker(kind.open, scene.history, place / "cut")
+        checker = StateChecker(partial(kind.open, **scene.options), scene.history, place / "cut")
         for state in recorder.states(40, seed=call, extra=3):
             try:
                 checker.check(state)
@@ -294,7 +306,7 @@ def reopen_and_work_on(scene: Scene, call_kind: str) -> None:
     A transaction whose sync failed, or that could not be taken back, may be there as well.
     """
     history = scene.history
-    with quiet(), scene.kind.open(scene.path) as storage:
+    with quiet(), scene.kind.open(scene.path, **scene.options) as storage:
         number = history.number_of(storage)
         if number < history.base or call_kind not in {"sync", "sync_directory", "truncate"}:
             assert number == history.base
