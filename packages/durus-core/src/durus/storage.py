@@ -49,8 +49,8 @@ class StorageDescription:
         object_count: how many objects are stored, garbage included, or None.
         transaction_count: transactions since the last pack, or since the beginning; None where it
             keeps no count.
-        last_commit_time: when the last transaction was committed, aware of its time zone; None where
-            that is not stored, as in what Durus 4.3 wrote.
+        last_commit_time: when the last transaction was committed, aware of its time zone; None
+            where that is not stored, as in what Durus 4.3 wrote.
     """
 
     format: str | None = None
