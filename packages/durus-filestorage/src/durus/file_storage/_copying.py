@@ -47,7 +47,7 @@ def copy_journal(journal: Journal, path: str, progress: Progress | None) -> None
             _refuse_existing(path)
             rename_over(copy.path, path)
         remove(copy.path)
-        sync_directory(path)
+        _sync_name(path)
     except FileExistsError:
         _refuse_existing(path)
         raise
@@ -74,6 +74,15 @@ def _copy_in_pieces(journal: Journal, copy: File, progress: Progress | None) -> 
         if progress is not None:
             progress(done, total)
     copy.sync_all()
+
+
+def _sync_name(path: str) -> None:
+    try:
+        sync_directory(path)
+    except OSError:
+        with suppress(OSError):
+            remove(path)
+        raise
 
 
 def _refuse_existing(path: str) -> None:

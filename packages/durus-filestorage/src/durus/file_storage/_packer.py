@@ -89,7 +89,6 @@ _WRITE_BYTES = 1 << 18
 
 # The last step copies at most about this much, unless commits come faster than they are copied.
 _LAST_BYTES = 1 << 16
-_ROUNDS = 200
 
 # Between the oids in use there may be so many that are not that the map would be mostly holes.
 _FREE_MAP_BYTES = 64 << 20
@@ -180,13 +179,10 @@ class Packer:
         else:
             new, index_file = yield from self._gen_map(file)
         yield from self._gen_removed()
-        for _ in range(_ROUNDS):
-            if self._old.tip.end - self._replayed_end <= _LAST_BYTES:
-                break
-            yield from self._gen_replay(file, new)
+        yield from self._gen_rounds(file, new)
         file.sync()
         yield
-        for _ in self._gen_replay(file, new):
+        for _ in self._gen_replay(file, new, self._old.tip.end):
             pass
         self._flush(file)
         file.sync_all()
@@ -382,9 +378,18 @@ class Packer:
 
     # What is committed meanwhile.
 
-    def _gen_replay(self, file: File, new: Journal) -> Iterator[None]:
-        """Copy the transactions that were committed since the last one that was copied."""
-        while self._replayed_end < self._old.tip.end:
+    def _gen_rounds(self, file: File, new: Journal) -> Iterator[None]:
+        """Copy what was committed meanwhile, until little is left or it does not become less."""
+        left = self._old.tip.end - self._replayed_end
+        before = left + 1
+        while _LAST_BYTES < left < before:
+            before = left
+            yield from self._gen_replay(file, new, self._old.tip.end)
+            left = self._old.tip.end - self._replayed_end
+
+    def _gen_replay(self, file: File, new: Journal, stop: int) -> Iterator[None]:
+        """Copy the transactions from where the last one that was copied ends."""
+        while self._replayed_end < stop:
             yield from self._gen_replay_one(file, new)
             if self._is_late():
                 yield

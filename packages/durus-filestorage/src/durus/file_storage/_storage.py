@@ -228,6 +228,7 @@ class FileStorage(Storage):
     def _gen_pack(self) -> Iterator[object]:
         self._check_can_pack()
         if not self._journal.find(0):
+            self._journal.check_missing(0)
             return
         next_oid_int = max(self._next_oid_int, self._journal.next_oid_int)
         keeps_prepack = not self._is_temporary
