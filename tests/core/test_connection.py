@@ -17,6 +17,7 @@ from durus.connection import ROOT_OID, Connection, gen_every_instance, touch_eve
 from durus.error import (
     BackendError,
     ConnectionClosedError,
+    ConnectionStateError,
     ConnectionThreadError,
     CorruptRecordError,
     DurusKeyError,
@@ -358,6 +359,16 @@ def test_another_thread_may_go_on_between_transactions(connection: Connection) -
     assert work() == 1
     connection.commit()
     assert in_thread(work) == 2
+
+
+def test_a_block_belongs_to_its_thread(connection: Connection) -> None:
+    """From its beginning a transaction block keeps other threads out, and they leave it alone."""
+    with connection.transaction() as root:
+        assert isinstance(in_thread(lambda: len(root)), ConnectionThreadError)
+        error = in_thread(lambda: connection.transaction().__enter__())
+        assert isinstance(error, ConnectionStateError)
+        root["x"] = 1
+    assert in_thread(lambda: connection.get_root()["x"]) == 1
 
 
 def test_opening_begins_no_transaction() -> None:

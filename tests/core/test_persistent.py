@@ -14,7 +14,12 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import pytest
 
 from durus.connection import Connection
-from durus.error import ConnectionClosedError, InvalidOidError
+from durus.error import (
+    ConnectionClosedError,
+    ConnectionStateError,
+    CorruptRecordError,
+    InvalidOidError,
+)
 from durus.persistent import (
     GHOST,
     SAVED,
@@ -923,6 +928,34 @@ def test_an_end_that_looks_at_the_object(connection: Connection) -> None:
     connection.commit()
     assert Reporting.reports == ["gone 7"]
     assert connection.get_root()["obj"].x == 7
+
+
+class Missing(Persistent):
+    """Its __setstate__ asks for what is not there."""
+
+    def __setstate__(self, state: Any) -> None:
+        state.no_such_attribute
+
+
+def test_an_attribute_error_while_loading(connection: Connection) -> None:
+    """What goes wrong while an object loads does not look as if an attribute were missing."""
+    obj = store(connection, Missing())
+    for ask in (lambda: obj.x, lambda: hasattr(obj, "x"), lambda: getattr(obj, "x", None)):
+        with pytest.raises(CorruptRecordError, match="does not fit its class") as caught:
+            ask()
+        assert caught.value.oid == obj._p_oid
+        assert isinstance(caught.value.__cause__, AttributeError)
+        assert obj._p_status == GHOST
+
+
+def test_a_ghost_that_belongs_to_nobody() -> None:
+    """A new object that was made a ghost says that nothing of it is stored."""
+    obj = Plain(x=1)
+    obj._p_set_status_ghost()
+    with pytest.raises(ConnectionStateError, match="<Plain @"):
+        hasattr(obj, "x")
+    with pytest.raises(ConnectionStateError):
+        obj.x = 1
 
 
 # -- copies, weak references, garbage

@@ -26,6 +26,7 @@ from durus.error import (
     ConnectionStateError,
     ConnectionThreadError,
     CorruptionError,
+    CorruptRecordError,
     DurusError,
     DurusKeyError,
     InvalidOidError,
@@ -272,6 +273,13 @@ class Connection(WritableConnection):
             oid_int = int.from_bytes(obj._p_oid, "big")
             error.add_note(f"while loading the {type(obj).__qualname__} with oid {oid_int}")
             self._locate(error, obj._p_oid)
+            if isinstance(error, AttributeError):
+                # It would look as if the attribute that was asked for were missing.
+                raise CorruptRecordError(
+                    f"the stored state of oid {oid_int} does not fit its class: {error!r}",
+                    path=self._where,
+                    oid=obj._p_oid,
+                ) from error
             raise
         finally:
             set_serial(obj, serial)
@@ -324,18 +332,19 @@ class Connection(WritableConnection):
             ConnectionStateError: there are uncommitted changes from before the block, or it stands
                 inside another block of this connection.
         """
-        self.claim()
         if self._is_in_block:
             raise ConnectionStateError(
                 "tried to begin a transaction block inside another one of the same Connection;"
                 " do all in one block, or use a second Connection"
             )
+        self.claim()
         if self.changed:
             raise ConnectionStateError(
                 f"tried to begin a transaction block with {len(self.changed)} changed objects from"
                 " before it; commit() or abort() them first"
             )
         self.abort()
+        self.claim()
         self._is_in_block = True
         try:
             yield self._root

@@ -27,6 +27,8 @@ from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from durus.error import ConnectionStateError
+
 if TYPE_CHECKING or os.environ.get("DURUS_PURE_PYTHON", "0") not in ("", "0"):
     from durus import _pure as _hot
 else:
@@ -108,8 +110,19 @@ class PersistentObject(PersistentBase):
         return self._p_status == UNSAVED
 
     def _p_load_state(self) -> None:
-        """Load the attributes of a ghost."""
-        self._p_connection.load_state(self)
+        """Load the attributes of a ghost.
+
+        Raises:
+            ConnectionStateError: it was made a ghost and belongs to no Connection.
+        """
+        connection = self._p_connection
+        if connection is None:
+            # An AttributeError would say that an attribute is missing.
+            raise ConnectionStateError(
+                f"tried to load {PersistentObject.__repr__(self)}, which belongs to no Connection;"
+                " only stored objects can be made ghosts"
+            )
+        connection.load_state(self)
 
     def _p_set_status_ghost(self) -> None:
         """Drop the attributes; the next access loads them again."""
