@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from durus.error import CorruptionError, CorruptRecordError, StorageFormatError
+from durus.error import CorruptRecordError, StorageFormatError
 from durus.utils import int8_to_str
 
 from .conftest import Kind
@@ -194,12 +195,9 @@ def test_sample_has_something_to_lose(sample: Sample) -> None:
 def test_unreadable_length_takes_no_memory(kind: Kind, judge: Judge) -> None:
     """A length of exabytes in any place is refused without trying to hold it."""
     content = judge.sample.content
+    lengths = (2**63 - 1, 2**40, 2**31)
     for offset in range(8, len(content) - 8):
-        for length in (2**63 - 1, 2**40, 2**31):
-            damaged = content[:offset] + int8_to_str(length) + content[offset + 8 :]
-            judge.judge({**judge.sample.files, NAME: damaged})
-            with Warnings(), bounded(len(damaged)):
-                try:
-                    kind.open(judge.path, repair=True).close()
-                except (CorruptionError, StorageFormatError):
-                    continue
+        damaged = content[:offset] + int8_to_str(lengths[offset % 3]) + content[offset + 8 :]
+        judge.judge({**judge.sample.files, NAME: damaged})
+        with Warnings(), bounded(len(damaged)), suppress(StorageFormatError):
+            kind.open(judge.path, repair=True).close()
