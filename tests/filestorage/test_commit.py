@@ -176,3 +176,30 @@ def test_index_is_synced_after_what_it_covers(
     storage.close()
     assert faulty.calls["sync"] == 1
     assert Path(f"{path}.index").exists()
+
+
+def test_record_longer_than_one_read_is_loaded(
+    path: Path, put: Put, faulty: FaultyDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the system reads less than it was asked for, the rest is read."""
+    monkeypatch.setattr("durus.file_storage._file._SURE_READ_BYTES", 5000)
+    with FileStorage(path) as storage:
+        [record] = put(storage, [0], b"x" * 30_000)
+
+        def in_parts(fd: int, length: int, offset: int) -> bytes:
+            return os.pread(fd, min(length, 5000), offset)
+
+        monkeypatch.setattr(faulty, "pread", in_parts, raising=False)
+        assert storage.load(int8_to_str(0)) == record
+
+
+def test_stored_record_may_be_changed_by_its_maker(path: Path) -> None:
+    """What is committed is the record as it was stored, though its buffer is used again."""
+    record = make_record(int8_to_str(0), payload=b"as it was")
+    buffer = bytearray(record)
+    with FileStorage(path) as storage:
+        storage.begin()
+        storage.store(int8_to_str(0), buffer)  # type: ignore[arg-type]  # more than is promised
+        buffer[-10:] = bytes(10)
+        storage.end()
+        assert storage.load(int8_to_str(0)) == record

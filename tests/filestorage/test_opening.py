@@ -266,6 +266,16 @@ def test_temporary_file_is_gone_when_closed(put: Put, contents: Contents) -> Non
         assert list(path.parent.glob(path.name + "*")) == []
 
 
+def test_temporary_file_is_gone_when_dropped(put: Put) -> None:
+    """A temporary file that nobody closes goes with its storage."""
+    storage = FileStorage()
+    path = Path(storage.get_filename())
+    put(storage, [0])
+    assert path.exists()
+    del storage
+    assert not path.exists()
+
+
 def test_leftovers_are_removed(path: Path, tmp_path: Path) -> None:
     """What an interrupted pack, repair or index left is removed by the next one who may write."""
     FileStorage(path).close()

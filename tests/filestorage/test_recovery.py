@@ -373,6 +373,17 @@ def test_every_damaged_file_is_kept(path: Path, three_commits: States) -> None:
     assert Path(f"{path}.damaged-2").exists()
 
 
+def test_repair_that_was_interrupted_is_done_again(path: Path, three_commits: States) -> None:
+    """If the damaged file has its second name already, it gets no third."""
+    damaged = bytearray(path.read_bytes())
+    damaged[len(EMPTY_FILE) + 60] ^= 1
+    path.write_bytes(damaged)
+    Path(f"{path}.damaged").hardlink_to(path)
+    FileStorage(path, repair=True).close()
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name, f"{path.name}.damaged"]
+    assert Path(f"{path}.damaged").read_bytes() == damaged
+
+
 def test_repair_needs_to_write(path: Path, three_commits: States) -> None:
     """A repair of what is opened read-only is refused."""
     with pytest.raises(StorageOpenError, match="read-only"):

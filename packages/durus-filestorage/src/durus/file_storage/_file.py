@@ -62,6 +62,9 @@ _NO_SECOND_NAME = frozenset(
 # A new name that is made beside a file, until the name is free.
 _NAME_ATTEMPTS = 1000
 
+# Linux reads at most 2 GiB less a page at once; of this much it gives all that there is.
+_SURE_READ_BYTES = 1 << 30
+
 Identity = tuple[int, int]
 
 
@@ -82,7 +85,16 @@ class File:
 
     def read(self, offset: int, length: int) -> bytes:
         """Read at `offset`: `length` bytes, or fewer where the file ends first."""
-        return os.pread(self._fd, length, offset)
+        data = os.pread(self._fd, length, offset)
+        if len(data) == length or length <= _SURE_READ_BYTES:
+            return data
+        parts = [data]
+        while data and len(data) < length:
+            offset += len(data)
+            length -= len(data)
+            data = os.pread(self._fd, length, offset)
+            parts.append(data)
+        return b"".join(parts)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write all of `data` at `offset`.

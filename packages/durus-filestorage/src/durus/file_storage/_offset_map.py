@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Iterator
 
 from durus.file_storage._file import File
-from durus.file_storage._shelf import MAP_HEADER, DamageError, Layout, crc_of_range
+from durus.file_storage._shelf import MAP_HEADER, DamageError, Layout, crc_of_range, gen_entries
 
 __all__ = ["PAGE_WORDS", "OffsetMap", "Words", "map_width", "narrow", "widen"]
 
@@ -107,13 +107,31 @@ class OffsetMap:
                 layout.map_offset, f"a hole for oid {oid_int} that is not in its list", oid_int
             )
 
-    def check_holes(self) -> None:
-        """Follow the list of holes.
+    def gen_check(self) -> Iterator[None]:
+        """Check the map against the entries of the base, a little at a time.
 
         Raises:
-            DamageError: it does not come back to where it began.
+            DamageError: they do not agree, or the list of holes does not come back to its start.
         """
-        if self._layout.count:
+        layout = self._layout
+        missing = 0
+        for n in self.numbers():
+            words = self.page(n)
+            missing += len(words) - words.count(0) if words else 0
+            yield
+        number, words = -1, None
+        for offset, oid_int, _ in gen_entries(self._file, 16, layout.map_offset):
+            if oid_int // PAGE_WORDS != number:
+                number = oid_int // PAGE_WORDS
+                words = self.page(number)
+            place = oid_int % PAGE_WORDS
+            if words is None or place >= len(words) or words[place] != offset:
+                raise DamageError(offset, "an entry that the offset map does not lead to", oid_int)
+            missing -= 1
+            yield
+        if missing:
+            raise DamageError(layout.map_offset, "an offset map that leads to what is no entry")
+        if layout.count:
             self._walk_holes()
 
     def _words(self, number: int) -> Words[int] | None:

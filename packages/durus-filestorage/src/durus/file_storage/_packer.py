@@ -168,7 +168,11 @@ class Packer:
 
     def _gen_work(self) -> Iterator[None]:
         self._deadline = monotonic() + _STEP_S
-        yield from self._gen_check_of_base()
+        if self._old.layout.base_commit is None:
+            # What a damaged map hides would be taken for absent, and be lost.
+            for _ in OffsetMap(self._old.file, self._old.layout).gen_check():
+                if self._is_late():
+                    yield
         file = self._make_file()
         start = self._flushed
         self._copy(0)
@@ -500,32 +504,3 @@ class Packer:
         map_bytes = map_width(self._old.tip.end, count) * count
         stored = self._old.object_count_at_most()
         return map_bytes > _FREE_MAP_BYTES and map_bytes > _MAP_BYTES_AN_OBJECT * stored
-
-    def _gen_check_of_base(self) -> Iterator[None]:
-        """Check the offset map that Durus 4.3 wrote, which has no proof, against the entries.
-
-        What a damaged map hides would be taken for absent, and be lost.
-        """
-        layout = self._old.layout
-        if layout.base_commit is not None:
-            return
-        source = OffsetMap(self._old.file, layout)
-        number = -1
-        words = _NO_WORDS
-        missing = 0
-        for n in source.numbers():
-            words = source.page(n) or _NO_WORDS
-            missing += len(words) - words.count(0)
-            if self._is_late():
-                yield
-        for offset, oid_int, _ in gen_entries(self._old.file, 16, layout.map_offset):
-            if oid_int >> 9 != number:
-                number = oid_int >> 9
-                words = source.page(number) or _NO_WORDS
-            if oid_int & 511 >= len(words) or words[oid_int & 511] != offset:
-                raise DamageError(offset, "an entry that the offset map does not lead to", oid_int)
-            missing -= 1
-            if self._is_late():
-                yield
-        if missing:
-            raise DamageError(layout.map_offset, "an offset map that leads to what is no entry")

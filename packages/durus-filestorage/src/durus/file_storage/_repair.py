@@ -34,6 +34,7 @@ from durus.file_storage._file import (
     File,
     create_file,
     exists,
+    file_identity,
     remove,
     rename_over,
     second_name,
@@ -149,6 +150,9 @@ def _keep_damaged(path: str) -> str:
     number = 1
     damaged_path = path + DAMAGED_SUFFIX
     while exists(damaged_path):
+        if file_identity(damaged_path) == file_identity(path):
+            # An interrupted repair came this far.
+            return damaged_path
         number += 1
         damaged_path = f"{path}{DAMAGED_SUFFIX}-{number}"
     if not second_name(path, damaged_path):
@@ -162,19 +166,11 @@ def _keep_damaged(path: str) -> str:
 
 def check_base(file: File, layout: Layout) -> None:
     """Refuse a base or a map that does not prove itself, or that do not agree."""
-    source = OffsetMap(file, layout)
     commit = layout.base_commit
     if commit is not None and crc_of_range(file, 8, layout.base_end) != commit.crc:
-        raise DamageError(8, "a base that does not agree with its commit record's CRC")
-    count = sum(len(page) - page.count(0) for n in source.numbers() if (page := source.page(n)))
-    for offset, oid_int, _ in gen_entries(file, 16, layout.base_end):
-        page = source.page(oid_int >> 9)
-        if page is None or oid_int & 511 >= len(page) or page[oid_int & 511] != offset:
-            raise DamageError(offset, "an entry that the offset map does not lead to", oid_int)
-        count -= 1
-    if count:
-        raise DamageError(layout.map_offset, "an offset map that leads to what is no entry")
-    source.check_holes()
+        raise DamageError(8, "a base that its commit record's CRC does not cover")
+    for _ in OffsetMap(file, layout).gen_check():
+        pass
 
 
 class _Repair:

@@ -9,6 +9,7 @@ from os import PathLike, fsdecode
 from struct import Struct
 from struct import error as struct_error
 from typing import ClassVar
+from weakref import finalize
 
 from durus.error import (
     StorageClosedError,
@@ -76,6 +77,7 @@ class FileStorage(Storage):
         if filename is None:
             self._journal = open_temporary()
             self._filename = self._journal.path
+            self._remove_file = finalize(self, remove, self._filename)
         else:
             self._filename = fsdecode(filename)
             self._journal = open_journal(
@@ -125,7 +127,7 @@ class FileStorage(Storage):
             check_record(oid, record)
         if oid_int == RESERVED_OID_INT:
             raise StorageError("tried to store under oid 2**64-1, which commit records have")
-        pending[oid_int] = record
+        pending[oid_int] = record if type(record) is bytes else bytes(record)
         if self._next_oid_int <= oid_int < FIRST_UNCOUNTED_OID_INT:
             self._next_oid_int = oid_int + 1
 
@@ -264,7 +266,7 @@ class FileStorage(Storage):
             self._pack_steps.close()
         self._journal.close()
         if self._is_temporary:
-            remove(self._filename)
+            self._remove_file()
 
     def _check_open(self) -> None:
         if self._is_closed:
