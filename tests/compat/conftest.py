@@ -26,15 +26,14 @@ NOT_TESTED = "INTEROPERABILITY WITH DURUS 4.3 IS NOT TESTED"
 
 @pytest.fixture(scope="session")
 def upstream(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Side:
-    """Durus 4.3 in a virtual environment of its own, or a skip where no index is in reach."""
+    """Durus 4.3 in a virtual environment of its own, or a skip where it cannot be had."""
     try:
         python = compat_environment.provide(_cache_directory(request.config, tmp_path_factory))
-    except compat_environment.IndexOutOfReachError as error:
+    except compat_environment.UnavailableError as error:
         last_line = str(error).strip().splitlines()[-1]
         pytest.skip(
-            f"{NOT_TESTED}: no package index is in reach to install"
-            f" {compat_environment.REQUIREMENT} from, and {compat_environment.PYTHON_VARIABLE}"
-            f" names no interpreter that has it ({last_line})"
+            f"{NOT_TESTED}: {type(error).__name__}, and {compat_environment.PYTHON_VARIABLE} names"
+            f" no interpreter that has {compat_environment.REQUIREMENT} ({last_line})"
         )
     return compat_sides.upstream(python)
 
@@ -69,6 +68,12 @@ def _cache_directory(config: pytest.Config, temporary: pytest.TempPathFactory) -
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say at the end of the run, in red, what no test said."""
+    if sys.version_info >= compat_environment.FIRST_PYTHON_TOO_NEW:
+        running = ".".join(map(str, sys.version_info[:2]))
+        terminalreporter.section("Durus 4.3 runs on another Python", yellow=True)
+        terminalreporter.line(
+            f"Durus 4.3 does not work on Python {running}: an older Python runs it, {running} ours"
+        )
     skipped = [
         report
         for report in terminalreporter.stats.get("skipped", [])

@@ -279,6 +279,8 @@ def _find_refused(
         where = f"{path}({name})"
         takes_position = position < len(by_position) or "VAR_POSITIONAL" in kinds
         takes_keyword = name in by_keyword or "VAR_KEYWORD" in kinds
+        # The compiled twin takes single arguments by position only, if it tells at all.
+        takes_keyword |= position < len(mine) and mine[position][1] == "POSITIONAL_ONLY"
         if kind == "VAR_POSITIONAL":
             # In its place the arguments that it could hold may be spelled out.
             if not takes_position:

@@ -37,8 +37,8 @@ MODULES = [
     "utils",
 ]
 
-# Methods that the language calls, whose signatures it fixes.
-_SPECIAL = {"__init__", "__new__"}
+# The special methods that programs call by name: by making an object.
+_SPECIAL = {"__init__"}
 
 
 def describe() -> dict[str, Any]:
