@@ -8,7 +8,9 @@ The model, which grants a file system nothing that POSIX does not promise:
   in whole blocks or cut at any byte, the size grown with zeros where the data did not arrive, names
   in any combination. One change of names (a rename, say) is never half done.
 - fdatasync covers a size that grew. A size that shrank needs fsync.
-- After a sync that failed, a later one proves nothing about what was written before it.
+- After a sync of a file that failed, a later one proves nothing about what was written before it:
+  the system may have dropped it from memory. (Names are not dropped so: a file system keeps its own
+  changes, or refuses all writing.)
 """
 
 from __future__ import annotations
@@ -221,7 +223,6 @@ class _PendingNames:
     position: int
     change: Names
     waits_for: set[int]
-    doomed: bool = False
 
 
 @dataclass(slots=True)
@@ -268,7 +269,8 @@ class Disk:
 
     def _sync(self, sync: Sync) -> None:
         if sync.node in self._directories:
-            self._sync_names(sync)
+            if not sync.failed:
+                self._sync_names(sync)
             return
         node = self._node(sync.node)
         for pending in node.pending:
@@ -282,10 +284,7 @@ class Disk:
 
     def _sync_names(self, sync: Sync) -> None:
         for pending in self._pending_names:
-            if sync.failed and sync.node in pending.waits_for:
-                pending.doomed = True
-            elif not sync.failed and not pending.doomed:
-                pending.waits_for.discard(sync.node)
+            pending.waits_for.discard(sync.node)
         while self._pending_names and not self._pending_names[0].waits_for:
             self._rename(self._names, self._pending_names.pop(0).change)
 
