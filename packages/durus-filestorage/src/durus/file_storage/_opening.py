@@ -252,8 +252,8 @@ def _make_empty_file(file: File, path: str) -> None:
     """Write what a new file holds, over nothing or over what an earlier attempt left of it.
 
     Over what looks right as well: if the sync of that failed, it is in memory alone, and another
-    sync does not write it. The name is synced each time: whoever gave the file its name may not have
-    come to it.
+    sync does not write it. The name is synced each time: whoever gave the file its name may not
+    have come to it.
     """
     if file.length() <= len(EMPTY_FILE):
         head = file.read(0, len(EMPTY_FILE))
