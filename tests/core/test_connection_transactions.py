@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import weakref
 from collections.abc import Callable
@@ -694,3 +695,99 @@ def test_the_status_of_what_was_committed(connection: Connection) -> None:
     assert thing._p_status == SAVED
     assert thing.n == 1
     assert Thing()._p_status == UNSAVED
+
+
+class Serial:
+    """Several connections over the same things, beside the list of all states ever committed.
+
+    Each transaction knows what it has read and which of these states that fits.
+    """
+
+    def __init__(self, connections: int, things: int) -> None:
+        first = Connection(Session(), cache_size=1)
+        root = first.get_root()
+        for number in range(things):
+            root[number] = Thing(n=0)
+        first.commit()
+        storage = first.get_storage()
+        assert isinstance(storage, Session)
+        others = [Connection(Session(storage), cache_size=k) for k in range(1, connections)]
+        self.connections = [first, *others]
+        self.states = [dict.fromkeys(range(things), 0)]
+        self.reads: list[dict[int, int]] = [{} for _ in self.connections]
+        self.starts = [0 for _ in self.connections]
+        self.own: list[dict[int, int]] = [{} for _ in self.connections]
+        self.last = 0
+        self.counts = dict.fromkeys(("reads", "commits", "conflicts", "read conflicts"), 0)
+
+    def step(self, name: str, who: int, number: int) -> None:
+        connection = self.connections[who]
+        try:
+            if name == "commit":
+                self._commit(who)
+            elif name == "abort":
+                connection.abort()
+                self._begin(who)
+            elif name == "evict":
+                connection.get_root()[number]._p_set_status_ghost() if not self.own[who] else None
+            else:
+                self._use(name, who, number)
+        except ReadConflictError:
+            self.counts["read conflicts"] += 1
+            assert not self._fits_newest(who)
+            connection.abort()
+            self._begin(who)
+
+    def _begin(self, who: int) -> None:
+        self.reads[who] = {}
+        self.own[who] = {}
+        self.starts[who] = len(self.states) - 1
+
+    def _fits(self, who: int, state: dict[int, int]) -> bool:
+        return all(state[number] == value for number, value in self.reads[who].items())
+
+    def _fits_newest(self, who: int) -> bool:
+        return self._fits(who, self.states[-1])
+
+    def _use(self, name: str, who: int, number: int) -> None:
+        thing = self.connections[who].get_root()[number]
+        found = thing.n
+        self.counts["reads"] += 1
+        if number in self.own[who]:
+            assert found == self.own[who][number]
+        else:
+            self.reads[who][number] = found
+            seen = self.states[self.starts[who] :]
+            assert any(self._fits(who, state) for state in seen), "no state holds all these reads"
+        if name == "write":
+            self.last += 1
+            thing.n = self.own[who][number] = self.last
+
+    def _commit(self, who: int) -> None:
+        try:
+            self.connections[who].commit()
+        except WriteConflictError:
+            assert self.own[who]
+            assert not self._fits_newest(who), "nothing that was read has changed"
+            self.counts["conflicts"] += 1
+            self.connections[who].abort()
+        else:
+            if self.own[who]:
+                assert self._fits_newest(who), "something that was read has changed"
+                self.counts["commits"] += 1
+                self.states.append({**self.states[-1], **self.own[who]})
+        self._begin(who)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_transactions_are_serializable(seed: int) -> None:
+    """A transaction reads one committed state, and commits if, and only if, that is the newest.
+
+    A read that no one state could hold is refused, and nothing else is.
+    """
+    choose = random.Random(seed)
+    serial = Serial(connections=3, things=4)
+    for _ in range(3000):
+        name = choose.choice(["read"] * 5 + ["write"] * 2 + ["evict", "commit", "commit", "abort"])
+        serial.step(name, choose.randrange(3), choose.randrange(4))
+    assert min(serial.counts.values()) > 5, serial.counts
