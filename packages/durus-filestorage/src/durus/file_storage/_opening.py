@@ -6,7 +6,7 @@ from contextlib import suppress
 from logging import WARNING
 
 from durus.error import DurusError, StorageFormatError, StorageOpenError
-from durus.file_storage._commit_record import Commit
+from durus.file_storage._commit_record import COMMIT_ENTRY_BYTES, Commit
 from durus.file_storage._file import (
     File,
     create_file,
@@ -227,11 +227,35 @@ def _read_journal(file: File, *, durable: bool) -> Journal:
         return journal
     if stop < limit:
         _set_tail_aside(file, path, stop, limit, reason)
-    elif journal.tip.end > indexed_end:
-        # Whoever wrote it may not have come to syncing it, and now it is seen.
-        file.sync()
+    if journal.tip.end > indexed_end:
+        _write_again(journal, indexed_end)
     journal.keep_index()
     return journal
+
+
+def _write_again(journal: Journal, indexed_end: int) -> None:
+    """Put on the disk what its writer may not have come to syncing, for now it is seen.
+
+    It is written once more: if the writer's sync failed, the system may hold it in memory as if it
+    had been written, and another sync proves nothing.
+    """
+    file = journal.file
+    start = _first_in_doubt(journal, indexed_end)
+    copy_range(file, start, journal.tip.end, file, start)
+    file.sync()
+
+
+def _first_in_doubt(journal: Journal, indexed_end: int) -> int:
+    """Give the file offset before which all was synced: of the last transaction that says so."""
+    tip = journal.tip
+    if tip.unproven:
+        return max(tip.unproven, indexed_end)
+    commit = read_commit(journal.file, tip.commit_offset)
+    while commit is not None and not commit.follows_sync and commit.previous > indexed_end:
+        commit = read_commit(journal.file, commit.previous)
+    if commit is None or commit.previous == 0:
+        return indexed_end
+    return max(commit.previous + COMMIT_ENTRY_BYTES, indexed_end)
 
 
 def _layout(file: File) -> Layout:
