@@ -370,3 +370,25 @@ def test_commit_record_is_dropped_by_nobody_but_a_pack(path: Path, put: Put) -> 
         assert path.stat().st_size < size - 4 * COMMIT_ENTRY_BYTES
         assert storage.load(int8_to_str(0)) == make_record(int8_to_str(0))
         assert storage.describe().transaction_count == 0
+
+
+def test_object_with_many_references_is_packed_in_small_pieces(
+    path: Path, put: Put, contents: Contents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one object refers to is not gathered in memory before it is written."""
+    monkeypatch.setattr("durus.file_storage._packer._WRITE_BYTES", 2000)
+    faulty = FaultyDisk()
+    sizes = []
+
+    def note_size(fd: int, data: bytes, offset: int) -> int:
+        sizes.append(len(data))
+        return os.pwrite(fd, data, offset)
+
+    with FileStorage(path) as storage:
+        put(storage, {0: range(1, 1000), **{n: [] for n in range(1, 1000)}})
+        monkeypatch.setattr(faulty, "pwrite", note_size, raising=False)
+        monkeypatch.setattr("durus.file_storage._file.os", faulty)
+        storage.pack()
+        assert sorted(contents(storage)) == list(range(1000))
+    root_bytes = 30_000
+    assert sorted(sizes)[-2:] < [10_000, root_bytes]

@@ -84,7 +84,7 @@ PREPACK_SUFFIX = ".prepack"
 _STEP_S = 0.0025
 
 # What is written is synced in pieces of this size, so that no step waits for a long sync.
-_SYNC_BYTES = 1 << 20
+_SYNC_BYTES = 1 << 19
 _WRITE_BYTES = 1 << 18
 
 # The last step copies at most about this much, unless commits come faster than they are copied.
@@ -224,6 +224,11 @@ class Packer:
             file.sync()
             self._synced = self._flushed
 
+    def _flush_much(self, file: File) -> None:
+        """Write what waits if it has become much."""
+        if self._end - self._flushed >= _WRITE_BYTES:
+            self._flush(file)
+
     def _is_late(self) -> bool:
         return monotonic() > self._deadline
 
@@ -246,7 +251,7 @@ class Packer:
         """Copy all that the entries from `start` to the end of the new file refer to, and so on."""
         is_marked = self._marks.find
         while start < self._end:
-            if start >= self._flushed or self._end - self._flushed >= _WRITE_BYTES:
+            if start >= self._flushed:
                 self._flush(file)
             chunk = file.read(start, min(CHUNK_BYTES, self._flushed - start))
             position = 0
@@ -263,6 +268,7 @@ class Packer:
                 for ref in unpack(f">{len(refs) // 8}Q", refs):
                     if not is_marked(ref):
                         self._copy(ref)
+                        self._flush_much(file)
                         if monotonic() > self._deadline:
                             yield
                 position = end
@@ -276,7 +282,7 @@ class Packer:
         """Give the CRC-32 of a part of the new file."""
         crc = 0
         while start < stop:
-            middle = min(start + CHUNK_BYTES, stop)
+            middle = min(start + _WRITE_BYTES, stop)
             crc = crc_of_range(file, start, middle, crc)
             start = middle
             if self._is_late():
@@ -309,8 +315,7 @@ class Packer:
             raw = narrow(words, width)
             map_crc = zlib.crc32(raw, map_crc)
             self._put(raw)
-            if self._end - self._flushed >= _WRITE_BYTES:
-                self._flush(file)
+            self._flush_much(file)
             if self._is_late():
                 yield
         self._flush(file)
@@ -415,8 +420,7 @@ class Packer:
             offsets[oid_int] = self._end
             self._marks.set(oid_int, self._end)
             self._put(_ENTRY_START.pack(len(record) + 8, oid_int), record)
-            if self._end - self._flushed >= _WRITE_BYTES:
-                self._flush(file)
+            self._flush_much(file)
             if self._is_late():
                 yield
         copied_end = self._end
