@@ -21,8 +21,8 @@ from durus.file_storage._commit_record import (
     parse_commit,
 )
 from durus.file_storage._file import open_file
-from durus.file_storage._offset_map import map_width, narrow, widen
-from durus.file_storage._shelf import EMPTY_FILE, LENGTH, MAP_HEADER, gen_commits, read_layout
+from durus.file_storage._offset_map import MAP_HEADER, map_width, narrow, widen
+from durus.file_storage._shelf import LENGTH, SHELF
 from durus.serialize import check_proof, extract_class_path, unpack_record
 from durus.testing import make_record
 from durus.utils import int8_to_str
@@ -83,8 +83,8 @@ def test_commit_record_with_any_bit_changed_is_none() -> None:
 def test_new_file_is_the_empty_file_of_durus_4_3(path: Path) -> None:
     """A new file has the bytes that Durus 4.3 begins one with."""
     FileStorage(path).close()
-    assert path.read_bytes() == EMPTY_FILE
-    assert EMPTY_FILE.hex() == (
+    assert path.read_bytes() == SHELF.empty_file
+    assert SHELF.empty_file.hex() == (
         "5348454c462d310a0000000000000000000000000000001000000000000000010000000000000000"
     )
 
@@ -95,7 +95,7 @@ def test_transaction_is_laid_out_as_drawn(path: Path, put: Put) -> None:
     with FileStorage(path) as storage:
         first, second = put(storage, {0: [5], 5: []})
         put(storage, [5])
-    raw = path.read_bytes()[len(EMPTY_FILE) :]
+    raw = path.read_bytes()[len(SHELF.empty_file) :]
     entries = b"".join(int8_to_str(len(r) + 8) + r[:8] + r for r in (first, second))
     length = int8_to_str(len(entries) + 86)
     assert raw.startswith(length + entries)
@@ -107,7 +107,7 @@ def test_transaction_is_laid_out_as_drawn(path: Path, put: Put) -> None:
     assert before <= commit.time_us <= time.time_ns() // 1000
     following = parse_commit(raw[-86:])
     assert following is not None
-    assert (following.serial, following.previous) == (2, len(EMPTY_FILE) + end - 86)
+    assert (following.serial, following.previous) == (2, len(SHELF.empty_file) + end - 86)
 
 
 def test_commits_that_are_not_synced_say_so(path: Path, put: Put) -> None:
@@ -115,7 +115,7 @@ def test_commits_that_are_not_synced_say_so(path: Path, put: Put) -> None:
     with FileStorage(path, durable=False) as storage:
         put(storage, [0])
     file = open_file(str(path), readonly=True)
-    [(_, commit)] = gen_commits(file, 0, file.length())
+    [(_, commit)] = SHELF.gen_commits(file, 0, file.length())
     assert commit.format == UNSYNCED
 
 
@@ -127,7 +127,7 @@ def test_packed_file_is_laid_out_as_drawn(path: Path, put: Put) -> None:
         storage.pack()
     raw = path.read_bytes()
     file = open_file(str(path), readonly=True)
-    layout = read_layout(file, len(raw))
+    layout = SHELF.read_layout(file, len(raw))
     assert layout.map_end == len(raw)
     commit = layout.base_commit
     assert commit is not None

@@ -16,8 +16,8 @@ from durus.file_storage._file import (
     second_name,
     sync_directory,
 )
+from durus.file_storage._format import CHUNK_BYTES, DamageError, copy_range
 from durus.file_storage._journal import Journal
-from durus.file_storage._shelf import CHUNK_BYTES, DamageError, copy_range
 
 __all__ = ["copy_journal"]
 

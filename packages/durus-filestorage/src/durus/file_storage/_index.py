@@ -28,8 +28,8 @@ from struct import Struct
 from typing import NamedTuple, Protocol
 
 from durus.file_storage._file import File
-from durus.file_storage._offset_map import PAGE_WORDS, Words
-from durus.file_storage._shelf import DamageError, Tip, read_commit
+from durus.file_storage._format import DamageError, Format, Tip
+from durus.file_storage._words import NO_PAGE, PAGE_BYTES, PAGE_WORDS, Words
 
 __all__ = [
     "Covered",
@@ -51,7 +51,6 @@ _BYTE_ORDER_MARK = 0x01020304
 # objects, number of pages, CRC-32 of the directory, CRC-32 of the header up to here
 _HEADER = Struct("=8sLLQLLQQQQQQQQLL")
 
-_PAGE_BYTES = PAGE_WORDS * 8
 _IDENTITY_BYTES = 4096
 _BUFFER_PAGES = 64
 
@@ -62,8 +61,6 @@ _PAGES_HELD = 16384
 # file that was never packed is scanned when it is opened.
 _FREE_PAGES = 16384
 _LEAST_OBJECTS_IN_PAGE = 16
-
-_NO_PAGE: Words[int] = array("Q", bytes(_PAGE_BYTES))
 
 
 class Covered(NamedTuple):
@@ -120,9 +117,9 @@ class Index:
         page = self._pages.get(number)
         if page is not None:
             return page
-        page = (self.source.page(number) if self.source else None) or _NO_PAGE
+        page = (self.source.page(number) if self.source else None) or NO_PAGE
         if len(page) < PAGE_WORDS:
-            page = page + _NO_PAGE[len(page) :]
+            page = page + NO_PAGE[len(page) :]
         if len(self._pages) >= _PAGES_HELD:
             del self._pages[next(iter(self._pages))]
         self._pages[number] = page
@@ -168,7 +165,7 @@ class IndexFile:
         self._is_dense = not numbers or numbers[-1] - first + 1 == len(numbers)
 
     @classmethod
-    def read(cls, file: File, journal: File) -> IndexFile:
+    def read(cls, file: File, journal: File, format: Format) -> IndexFile:
         """Take what the file says, if it is about this journal.
 
         Raises:
@@ -185,7 +182,7 @@ class IndexFile:
         end, serial, commit_offset, time_us, transactions, unproven = fields[3], *fields[6:11]
         next_oid_int, object_count, page_count, directory_crc = fields[11:15]
         tip = Tip(end, serial, commit_offset, time_us, transactions, unproven)
-        directory_offset = _HEADER.size + page_count * _PAGE_BYTES
+        directory_offset = _HEADER.size + page_count * PAGE_BYTES
         if file.length() != directory_offset + page_count * 12:
             raise DamageError(0, "an index of another length than it says")
         directory = file.read(directory_offset, page_count * 12)
@@ -193,7 +190,7 @@ class IndexFile:
             raise DamageError(
                 directory_offset, "an index whose directory does not agree with its CRC"
             )
-        _check_identity(journal, tip, fields[4], fields[5])
+        _check_identity(journal, format, tip, fields[4], fields[5])
         numbers, crcs = array("Q"), array("I")
         numbers.frombytes(directory[: page_count * 8])
         crcs.frombytes(directory[page_count * 8 :])
@@ -224,10 +221,10 @@ class IndexFile:
         if not 0 <= place < len(self._numbers) or self._numbers[place] != number:
             return None
         try:
-            raw = self._file.read(_HEADER.size + place * _PAGE_BYTES, _PAGE_BYTES)
+            raw = self._file.read(_HEADER.size + place * PAGE_BYTES, PAGE_BYTES)
         except OSError as error:
             raise DamageError(0, f"page {number} of the index unreadable: {error}") from error
-        if len(raw) != _PAGE_BYTES:
+        if len(raw) != PAGE_BYTES:
             raise DamageError(0, f"page {number} of the index cut short")
         return raw, self._crcs[place]
 
@@ -360,12 +357,12 @@ def _identity(journal: File, end: int) -> tuple[int, int]:
     return zlib.crc32(first), zlib.crc32(journal.read(last_offset, end - last_offset))
 
 
-def _check_identity(journal: File, tip: Tip, first_crc: int, last_crc: int) -> None:
+def _check_identity(journal: File, format: Format, tip: Tip, first_crc: int, last_crc: int) -> None:
     if tip.end > journal.length():
         raise DamageError(0, "an index of more than there is")
     if _identity(journal, tip.end) != (first_crc, last_crc):
         raise DamageError(0, "an index of another file")
     if tip.commit_offset:
-        commit = read_commit(journal, tip.commit_offset)
+        commit = format.read_commit(journal, tip.commit_offset)
         if commit is None or commit.serial != tip.serial:
             raise DamageError(0, "an index of another history")

@@ -1,4 +1,4 @@
-"""An open SHELF-1 file: its committed state, and how it grows.
+"""An open file: its committed state, and how it grows.
 
 `FileStorage` is the storage contract on top of this. A Journal is replaced by another when the file
 is: after a pack, or when a reader finds that somebody packed it.
@@ -7,7 +7,6 @@ is: after a pack, or when a reader finds that somebody packed it.
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from logging import INFO, WARNING
@@ -21,13 +20,7 @@ from durus.error import (
     StorageMissingError,
     StorageWriteError,
 )
-from durus.file_storage._commit_record import (
-    COMMIT_ENTRY_BYTES,
-    SYNCED,
-    UNSYNCED,
-    Commit,
-    pack_commit,
-)
+from durus.file_storage._commit_record import SYNCED, UNSYNCED
 from durus.file_storage._file import (
     File,
     create_file,
@@ -35,18 +28,8 @@ from durus.file_storage._file import (
     remove,
     rename_over,
 )
+from durus.file_storage._format import DamageError, Format, Layout
 from durus.file_storage._index import Index, IndexFile, write_index
-from durus.file_storage._offset_map import OffsetMap
-from durus.file_storage._shelf import (
-    ENTRY,
-    LENGTH,
-    DamageError,
-    Layout,
-    Scanner,
-    Tip,
-    gen_entries,
-    read_commit,
-)
 from durus.logger import log
 
 __all__ = ["FIRST_UNCOUNTED_OID_INT", "INDEX_SUFFIX", "NEW_SUFFIX", "Journal", "oid_after"]
@@ -55,8 +38,6 @@ INDEX_SUFFIX = ".index"
 NEW_SUFFIX = ".new"
 
 _OID = Struct(">Q")
-_ENTRY_START = Struct(">QQ")
-_ENTRY_HEADER_BYTES = ENTRY.size
 
 # What one load reads: most records are shorter, and after a longer one it is more for a while. A
 # walk through neighbouring entries reads ahead.
@@ -81,6 +62,7 @@ class Journal:
     Attributes:
         file: the open file, locked if it is open for writing.
         path: its name, links followed: what other files are named after.
+        format: how the file is laid out.
         layout: where base and map are.
         index: where each object's entry is.
         tip: the end of the committed state.
@@ -91,14 +73,23 @@ class Journal:
     """
 
     def __init__(
-        self, file: File, path: str, layout: Layout, *, durable: bool, keeps_index: bool = True
+        self,
+        file: File,
+        path: str,
+        format: Format,
+        layout: Layout,
+        *,
+        durable: bool,
+        keeps_index: bool = True,
     ) -> None:
         self.file = file
         self.path = path
+        self.format = format
         self.layout = layout
-        self.index = Index(OffsetMap(file, layout))
+        self.map = format.open_map(file, layout)
+        self.index = Index(self.map)
         self.tip = layout.tip
-        self.next_oid_int = max(layout.count - 1, 0)
+        self.next_oid_int = 0
         self.failure: str | None = None
         self.durable = durable
         self.keeps_index = keeps_index
@@ -107,6 +98,11 @@ class Journal:
         self._buffer = b""
         self._buffer_offset = 0
         self._guess = _READ_BYTES
+        self._unpack_header = format.header.unpack_from
+        self._header_bytes = format.header.size
+        self._length_bytes = format.length_bytes
+        self._record_shift = format.record_shift
+        self._bare_bytes = format.bare_bytes
 
     # Reading.
 
@@ -130,18 +126,19 @@ class Journal:
         """
         start = offset - self._buffer_offset
         buffer = self._buffer
-        if start < 0 or start + _ENTRY_HEADER_BYTES > len(buffer):
+        if start < 0 or start + self._header_bytes > len(buffer):
             buffer = self._fill(offset, oid_int)
             start = 0
-        length, entry_oid_int, record_oid_int, data_bytes = ENTRY.unpack_from(buffer, start)
-        spare = length - data_bytes - 20
-        if entry_oid_int != oid_int or record_oid_int != oid_int or spare < 0 or spare & 7:
+        header = self._unpack_header(buffer, start)
+        length = header[0]
+        spare = length - header[-1] - self._bare_bytes
+        if header[1] != oid_int or header[-2] != oid_int or spare < 0 or spare & 7:
             raise self.corruption(
                 DamageError(offset, "something that is not this object's entry", oid_int)
             )
-        stop = start + 8 + length
+        stop = start + self._length_bytes + length
         if stop <= len(buffer):
-            return buffer[start + 16 : stop]
+            return buffer[start + self._record_shift : stop]
         return self._read_long(offset, length, oid_int)
 
     def find(self, oid_int: int) -> int:
@@ -157,18 +154,20 @@ class Journal:
 
         What is stored meanwhile comes at the end, if it did not come before.
         """
-        file = self.file
+        file, format, layout = self.file, self.format, self.layout
         try:
-            for offset, oid_int, record in gen_entries(file, 16, self.layout.map_offset):
+            for offset, oid_int, record in format.gen_entries(
+                file, layout.base_start, layout.base_end
+            ):
                 if self.find(oid_int) == offset:
                     yield record[:8], record
-            position = self.layout.map_end
+            position = layout.map_end
             while position < self.tip.end:
-                start = position + 8
-                position = start + LENGTH.unpack(file.read(position, 8))[0]
-                for offset, oid_int, record in gen_entries(file, start, position):
+                stop = self.tip.end
+                for offset, oid_int, record in format.gen_objects(file, position, stop):
                     if self.find(oid_int) == offset:
                         yield record[:8], record
+                position = stop
         except DamageError as damage:
             raise self.corruption(damage) from damage
 
@@ -181,7 +180,7 @@ class Journal:
         wanted = _READ_AHEAD_BYTES if is_walk else guess
         self._buffer = b""
         buffer = self._read(offset, min(wanted, self.tip.end - offset), oid_int)
-        if len(buffer) < _ENTRY_HEADER_BYTES:
+        if len(buffer) < self._header_bytes:
             raise self.corruption(DamageError(offset, "the end of the file", oid_int))
         self._buffer = buffer
         self._buffer_offset = offset
@@ -189,13 +188,15 @@ class Journal:
 
     def _read_long(self, offset: int, length: int, oid_int: int) -> bytes:
         """Read an entry that is longer than what was read at first."""
-        if offset + 8 + length > self.tip.end:
+        start = offset + self._record_shift
+        record_bytes = offset + self._length_bytes + length - start
+        if start + record_bytes > self.tip.end:
             raise self.corruption(
                 DamageError(offset, f"an entry of {length} bytes that ends after the file", oid_int)
             )
         self._guess = max(self._guess, min(length + 16, _LONGEST_GUESS_BYTES))
-        record = self._read(offset + 16, length - 8, oid_int)
-        if len(record) != length - 8:
+        record = self._read(start, record_bytes, oid_int)
+        if len(record) != record_bytes:
             raise self.corruption(DamageError(offset, "the end of the file", oid_int))
         return record
 
@@ -210,11 +211,10 @@ class Journal:
 
     def check_missing(self, oid_int: int) -> None:
         """Refuse to believe that an oid has no entry, if what says so is damaged."""
-        source = self.index.source
-        if not isinstance(source, OffsetMap):
+        if isinstance(self.index.source, IndexFile):
             return
         try:
-            source.check_missing(oid_int)
+            self.map.check_missing(oid_int)
         except DamageError as damage:
             raise self.corruption(damage) from damage
 
@@ -238,26 +238,11 @@ class Journal:
         Raises:
             StorageWriteError: the system refused, and the state is as before.
         """
-        tip = self.tip
-        position = tip.end + 8
-        parts = [b""]
-        offsets: dict[int, int] = {}
-        for oid_int, record in records.items():
-            length = len(record) + 8
-            parts.append(_ENTRY_START.pack(length, oid_int))
-            parts.append(record)
-            offsets[oid_int] = position
-            position += length + 8
-        end = position + COMMIT_ENTRY_BYTES
-        parts[0] = LENGTH.pack(end - tip.end - 8)
-        transaction = bytearray().join(parts)
-        time_us = time.time_ns() // 1000
         commit_format = SYNCED if self.durable else UNSYNCED
-        crc = zlib.crc32(transaction)
-        commit = Commit(commit_format, crc, time_us, tip.serial + 1, tip.commit_offset)
-        transaction += pack_commit(commit)
+        time_us = time.time_ns() // 1000
+        transaction, offsets, tip = self.format.frame(records, self.tip, commit_format, time_us)
         self._write(transaction)
-        self.tip = Tip(end, commit.serial, position, time_us, tip.transactions + 1)
+        self.tip = tip
         self.index.tail.update(offsets)
         self.next_oid_int = max(self.next_oid_int, oid_after(offsets))
         self.keep_index()
@@ -352,8 +337,12 @@ class Journal:
         """Close the file; write the index first if enough has been stored since the last one."""
         index = self.index
         source = index.source
-        indexed = source.covered.object_count if isinstance(source, IndexFile) else 0
-        if not self.file.readonly and len(index.tail) >= max(_TAIL_AT_CLOSE, indexed // 64):
+        indexed, worth = 0, len(index.tail)
+        if isinstance(source, IndexFile):
+            indexed = source.covered.object_count
+        else:
+            worth += self.map.opening_cost()
+        if not self.file.readonly and worth >= max(_TAIL_AT_CLOSE, indexed // 64):
             self.write_index()
         self._buffer = b""
         self.file.close()
@@ -380,7 +369,14 @@ class Journal:
 
     def successor(self, file: File, layout: Layout) -> Journal:
         """Make the journal of the file that a pack writes, and that is to take this one's place."""
-        return Journal(file, self.path, layout, durable=self.durable, keeps_index=self.keeps_index)
+        return Journal(
+            file,
+            self.path,
+            self.format,
+            layout,
+            durable=self.durable,
+            keeps_index=self.keeps_index,
+        )
 
     def gen_oids(self) -> Iterator[int]:
         """Yield every oid that has an entry; some may come twice."""
@@ -409,10 +405,10 @@ class Journal:
     def _count_objects(self) -> int | None:
         source = self.index.source
         if isinstance(source, IndexFile):
-            known = source.covered.object_count
-        elif self.layout.count == 0:
-            known = 0
+            known: int | None = source.covered.object_count
         else:
+            known = self.map.object_count()
+        if known is None:
             return None
         newest = self.index.older | self.index.tail if self.index.older else self.index.tail
         return known + sum(not self.index.page(n >> 9)[n & 511] for n in newest)
@@ -445,7 +441,7 @@ class Journal:
         Raises:
             DamageError: what follows the tip then is not whole.
         """
-        scanner = Scanner(self.file, limit)
+        scanner = self.format.scanner(self.file, limit)
         while self.tip.end < limit:
             self.tip, offsets = scanner.read(self.tip)
             self.index.tail.update(offsets)
@@ -460,27 +456,39 @@ class Journal:
             return False
         if not tip.commit_offset:
             return True
-        commit = read_commit(self.file, tip.commit_offset)
+        commit = self.format.read_commit(self.file, tip.commit_offset)
         return commit is not None and (commit.serial, commit.time_us) == (tip.serial, tip.time_us)
 
-    def use_index_file(self) -> None:
-        """Take the index file, if there is one and it is about this journal."""
+    def use_index_file(self) -> bool:
+        """Take the index file, if there is one and it is about this journal; tell whether so."""
         try:
             file = open_file(self.path + INDEX_SUFFIX, readonly=True)
-            index_file = IndexFile.read(file, self.file)
+            index_file = IndexFile.read(file, self.file, self.format)
         except StorageMissingError:
-            return
+            return False
         except (OSError, DamageError) as error:
             reason = error.reason if isinstance(error, DamageError) else error
             log(INFO, "the index of %s is not used, found %s", self.path, reason)
-            return
+            return False
         self.take_index(index_file)
         self.tip = index_file.covered.tip
         self.next_oid_int = max(self.next_oid_int, index_file.covered.next_oid_int)
+        return True
+
+    def use_map(self) -> None:
+        """Begin with what the base's map says.
+
+        Raises:
+            CorruptionError: the map is damaged.
+        """
+        try:
+            self.next_oid_int = self.map.next_oid_int()
+        except DamageError as damage:
+            raise self.corruption(damage) from damage
 
     def forget_index_file(self) -> None:
         """Find everything in the journal itself."""
-        self.index = Index(OffsetMap(self.file, self.layout))
+        self.index = Index(self.map)
         self.tip = self.layout.tip
 
     def _replace_index(self, damage: DamageError) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from array import array
 
 from durus.file_storage._file import File, create_nameless
-from durus.file_storage._offset_map import PAGE_WORDS, Words
+from durus.file_storage._words import PAGE_BYTES, Words
 
 __all__ = ["Marks"]
-
-_PAGE_BYTES = PAGE_WORDS * 8
 
 # 64 MiB: the pages of eight million objects. Beyond that, pages go to a nameless file and come
 # back.
@@ -43,7 +41,7 @@ class Marks:
         number = oid_int >> 9
         page = self._pages.get(number) or self._fetch(number)
         if page is None:
-            page = array("Q", bytes(_PAGE_BYTES))
+            page = array("Q", bytes(PAGE_BYTES))
             self._hold(number, page)
         page[oid_int & 511] = offset
 
@@ -65,7 +63,7 @@ class Marks:
         if slot is None or self._file is None:
             return None
         page = array("Q")
-        page.frombytes(self._file.read(slot * _PAGE_BYTES, _PAGE_BYTES))
+        page.frombytes(self._file.read(slot * PAGE_BYTES, PAGE_BYTES))
         self._hold(number, page)
         return page
 
@@ -76,6 +74,6 @@ class Marks:
                 self._file = create_nameless(self._directory)
             first = next(iter(self._pages))
             slot = self._slots.setdefault(first, len(self._slots))
-            self._file.write(slot * _PAGE_BYTES, self._pages[first].tobytes())
+            self._file.write(slot * PAGE_BYTES, self._pages[first].tobytes())
             del self._pages[first]
         self._pages[number] = page

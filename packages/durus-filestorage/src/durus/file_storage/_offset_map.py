@@ -13,17 +13,17 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass
+from struct import Struct
 
 from durus.file_storage._file import File
-from durus.file_storage._shelf import MAP_HEADER, DamageError, Layout, crc_of_range, gen_entries
+from durus.file_storage._format import DamageError, Layout, crc_of_range
+from durus.file_storage._marks import Marks
+from durus.file_storage._words import NO_PAGE, PAGE_WORDS, Words
 
-__all__ = ["PAGE_WORDS", "OffsetMap", "Words", "map_width", "narrow", "widen"]
+__all__ = ["MAP_HEADER", "OffsetMap", "ShelfLayout", "gen_map", "map_width", "narrow", "widen"]
 
-# Of type code "Q".
-Words = array
-
-# A page has as many words as a block of the disk has room for.
-PAGE_WORDS = 512
+MAP_HEADER = Struct(">QQQ")
 
 _IS_LITTLE_ENDIAN = sys.byteorder == "little"
 
@@ -57,10 +57,35 @@ def map_width(map_offset: int, count: int) -> int:
     return (map_offset + count + 1).bit_length() + 7 >> 3
 
 
+def gen_map(offset: int, next_oid_int: int, marks: Marks) -> Iterator[bytes]:
+    """Yield the map of what is marked, in pieces, to be written at `offset`."""
+    count = next_oid_int + 1
+    width = map_width(offset, count)
+    yield MAP_HEADER.pack(16 + width * count, width, count)
+    last_hole = count - 1
+    for number in range(-(-count // PAGE_WORDS)):
+        first = number * PAGE_WORDS
+        words = (marks.page(number) or NO_PAGE)[: count - first]
+        if 0 in words:
+            for i, word in enumerate(words):
+                if not word:
+                    words[i] = offset + last_hole
+                    last_hole = first + i
+        yield narrow(words, width)
+
+
+@dataclass(frozen=True, slots=True)
+class ShelfLayout(Layout):
+    """What a SHELF-1 file says before its first transaction, width and count of the map too."""
+
+    width: int
+    count: int
+
+
 class OffsetMap:
     """The map in the file, as a source of pages for an Index."""
 
-    def __init__(self, file: File, layout: Layout) -> None:
+    def __init__(self, file: File, layout: ShelfLayout) -> None:
         self._file = file
         self._layout = layout
         self._is_checked = layout.base_commit is None
@@ -107,7 +132,7 @@ class OffsetMap:
                 layout.map_offset, f"a hole for oid {oid_int} that is not in its list", oid_int
             )
 
-    def gen_check(self) -> Iterator[None]:
+    def gen_check(self, entries: Iterator[tuple[int, int, bytes]]) -> Iterator[None]:
         """Check the map against the entries of the base, a little at a time.
 
         Raises:
@@ -120,7 +145,7 @@ class OffsetMap:
             missing += len(words) - words.count(0) if words else 0
             yield
         number, words = -1, None
-        for offset, oid_int, _ in gen_entries(self._file, 16, layout.map_offset):
+        for offset, oid_int, _ in entries:
             if oid_int // PAGE_WORDS != number:
                 number = oid_int // PAGE_WORDS
                 words = self.page(number)
@@ -133,6 +158,19 @@ class OffsetMap:
             raise DamageError(layout.map_offset, "an offset map that leads to what is no entry")
         if layout.count:
             self._walk_holes()
+
+    @property
+    def proves_itself(self) -> bool:
+        return self._layout.base_commit is not None
+
+    def next_oid_int(self) -> int:
+        return max(self._layout.count - 1, 0)
+
+    def object_count(self) -> int | None:
+        return None if self._layout.count else 0
+
+    def opening_cost(self) -> int:
+        return 0
 
     def _words(self, number: int) -> Words[int] | None:
         layout = self._layout

@@ -6,7 +6,7 @@ from contextlib import suppress
 from logging import WARNING
 
 from durus.error import DurusError, StorageFormatError, StorageOpenError
-from durus.file_storage._commit_record import COMMIT_ENTRY_BYTES, Commit
+from durus.file_storage._commit_record import Commit
 from durus.file_storage._file import (
     File,
     create_file,
@@ -21,21 +21,17 @@ from durus.file_storage._file import (
     sync_directory,
     temporary_directory,
 )
+from durus.file_storage._format import (
+    DamageError,
+    Format,
+    Layout,
+    copy_range,
+    crc_of_range,
+)
 from durus.file_storage._journal import INDEX_SUFFIX, NEW_SUFFIX, Journal
 from durus.file_storage._packer import PACK_SUFFIX, PREPACK_SUFFIX
 from durus.file_storage._recovery import corruption_error, judge_tail
 from durus.file_storage._repair import REPAIR_SUFFIX, find_damage, repair_file
-from durus.file_storage._shelf import (
-    EMPTY_FILE,
-    MAGIC,
-    DamageError,
-    Layout,
-    Scanner,
-    copy_range,
-    crc_of_range,
-    read_commit,
-    read_layout,
-)
 from durus.logger import log
 
 __all__ = ["follow_writer", "has_magic", "open_journal", "open_temporary"]
@@ -53,6 +49,7 @@ _LEFTOVERS = (
 )
 
 _OTHER_FORMATS = {
+    b"SHELF-1\n": "a FileStorage database; open it with durus.file_storage.FileStorage",
     b"DFS20\0": "a FileStorage2 database; open it with durus.file_storage2.FileStorage2",
     b"SQLite format 3": "an SQLite database; open it with durus.sqlite_storage.SqliteStorage",
     b"FS2": "a ZODB FileStorage database, which Durus cannot read",
@@ -62,12 +59,18 @@ _OTHER_FORMATS = {
 
 
 def open_journal(
-    path: str, *, readonly: bool = False, durable: bool = True, repair: bool = False
+    path: str,
+    format: Format,
+    *,
+    readonly: bool = False,
+    durable: bool = True,
+    repair: bool = False,
 ) -> Journal:
     """Open a file, make it if it may be written and is not there, and find its committed state.
 
     Args:
         path: the file.
+        format: what it is to be, and is made as.
         readonly: take no lock and change nothing.
         durable: sync each commit.
         repair: read everything, and if something is damaged, keep in its place what is not.
@@ -82,8 +85,8 @@ def open_journal(
     file = open_file(path, readonly=True) if readonly else lock_file(path, create=True)
     try:
         if not readonly:
-            file = _prepare(file, repair=repair)
-        return _read_journal(file, durable=durable)
+            file = _prepare(file, format, repair=repair)
+        return _read_journal(file, format, durable=durable)
     except OSError as error:
         file.close()
         if isinstance(error, DurusError):
@@ -96,16 +99,16 @@ def open_journal(
         raise
 
 
-def open_temporary() -> Journal:
+def open_temporary(format: Format) -> Journal:
     """Make an empty file that nobody else needs to see, to be removed when it is closed."""
     try:
         file = create_temporary(temporary_directory(), "durus-", ".durus")
         file.try_lock()
-        file.write(0, EMPTY_FILE)
+        file.write(0, format.empty_file)
     except OSError as error:
         raise StorageOpenError(f"tried to make a temporary file: {error}") from error
-    layout = _layout(file)
-    return Journal(file, file.path, layout, durable=False, keeps_index=False)
+    layout = _layout(file, format)
+    return Journal(file, file.path, format, layout, durable=False, keeps_index=False)
 
 
 def follow_writer(journal: Journal) -> tuple[Journal, set[int]]:
@@ -125,7 +128,7 @@ def follow_writer(journal: Journal) -> tuple[Journal, set[int]]:
     changed: set[int] = set()
     if identity == journal.file.identity() and _can_follow(journal, changed):
         return journal, changed
-    new = open_journal(journal.file.path, readonly=True, durable=journal.durable)
+    new = open_journal(journal.file.path, journal.format, readonly=True, durable=journal.durable)
     return new, _changes_between(journal, new)
 
 
@@ -137,7 +140,8 @@ def _can_follow(journal: Journal, changed: set[int]) -> bool:
     try:
         journal.scan(limit, changed)
     except DamageError as damage:
-        return judge_tail(journal.file, journal.tip, damage, limit) == journal.tip.end
+        stop = judge_tail(journal.file, journal.format, journal.tip, damage, limit)
+        return stop == journal.tip.end
     return True
 
 
@@ -151,7 +155,7 @@ def _changes_between(old: Journal, new: Journal) -> set[int]:
     if base is None or old.tip.unproven or not _has_commit(old, base):
         return {*old.gen_oids(), *new.gen_oids()}
     changed = {oid_int for oid_int in old.gen_oids() if not new.find(oid_int)}
-    scanner = Scanner(new.file, new.tip.end)
+    scanner = new.format.scanner(new.file, new.tip.end)
     tip = new.layout.tip
     while tip.end < new.tip.end:
         tip, offsets = scanner.read(tip)
@@ -164,7 +168,7 @@ def _has_commit(journal: Journal, sought: Commit) -> bool:
     """Walk backwards to a commit of the same serial, and tell whether it is of the same time."""
     offset = journal.tip.commit_offset
     while offset:
-        commit = read_commit(journal.file, offset)
+        commit = journal.format.read_commit(journal.file, offset)
         if commit is None:
             return False
         if commit.serial <= sought.serial:
@@ -173,43 +177,46 @@ def _has_commit(journal: Journal, sought: Commit) -> bool:
     return False
 
 
-def has_magic(path: str) -> bool:
-    """Tell whether the file begins as a SHELF-1 file does; false if it cannot be read."""
+def has_magic(path: str, format: Format) -> bool:
+    """Tell whether the file begins as one of the format does; false if it cannot be read."""
     try:
         file = open_file(path, readonly=True)
-        return file.read(0, len(MAGIC)) == MAGIC
+        return file.read(0, len(format.magic)) == format.magic
     except OSError:
         return False
 
 
-def _prepare(file: File, *, repair: bool) -> File:
+def _prepare(file: File, format: Format, *, repair: bool) -> File:
     """Get a file ready that was opened for writing; give it, or the one that took its place."""
     path = real_path(file.path)
     _remove_leftovers(path)
-    _make_empty_file(file, path)
+    _make_empty_file(file, path, format)
     if not repair:
         return file
-    _check_magic(file)
-    reason = find_damage(file)
+    _check_magic(file, format)
+    reason = find_damage(file, format)
     if reason is None:
         return file
     log(WARNING, "%s is being repaired: found %s", file.path, reason)
     with suppress(OSError):
         remove(path + INDEX_SUFFIX)
-    return repair_file(file, path)
+    return repair_file(file, path, format)
 
 
-def _read_journal(file: File, *, durable: bool) -> Journal:
+def _read_journal(file: File, format: Format, *, durable: bool) -> Journal:
     path = real_path(file.path)
-    _check_magic(file)
-    layout = _layout(file)
+    _check_magic(file, format)
+    layout = _layout(file, format)
     limit = stop = file.length()
     reason = ""
     uses_index = True
     while True:
-        journal = Journal(file, path, layout, durable=durable)
-        if uses_index:
-            journal.use_index_file()
+        journal = Journal(file, path, format, layout, durable=durable)
+        if not uses_index:
+            journal.use_map()
+        else:
+            if not journal.use_index_file():
+                journal.use_map()
             limit = file.length()
             stop = limit
         indexed_end = journal.tip.end
@@ -217,7 +224,7 @@ def _read_journal(file: File, *, durable: bool) -> Journal:
             journal.scan(stop)
             break
         except DamageError as damage:
-            stop = judge_tail(file, journal.tip, damage, limit)
+            stop = judge_tail(file, format, journal.tip, damage, limit)
             reason = damage.reason
         if stop == journal.tip.end:
             break
@@ -247,23 +254,26 @@ def _write_again(journal: Journal, indexed_end: int) -> None:
 
 def _first_in_doubt(journal: Journal, indexed_end: int) -> int:
     """Give the file offset before which all was synced: of the last transaction that says so."""
-    tip = journal.tip
+    tip, format = journal.tip, journal.format
     if tip.unproven:
         return max(tip.unproven, indexed_end)
-    commit = read_commit(journal.file, tip.commit_offset)
+    offset = tip.commit_offset
+    commit = format.read_commit(journal.file, offset)
     while commit is not None and not commit.follows_sync and commit.previous > indexed_end:
-        commit = read_commit(journal.file, commit.previous)
-    if commit is None or commit.previous == 0:
+        offset = commit.previous
+        commit = format.read_commit(journal.file, offset)
+    if commit is None:
         return indexed_end
-    return max(commit.previous + COMMIT_ENTRY_BYTES, indexed_end)
+    return max(format.start_at_most(offset, commit), indexed_end)
 
 
-def _layout(file: File) -> Layout:
+def _layout(file: File, format: Format) -> Layout:
     length = file.length()
     try:
-        return read_layout(file, length)
+        return format.read_layout(file, length)
     except DamageError as damage:
-        raise corruption_error(file, damage, "nothing is written there later", length) from damage
+        proof = "nothing is written there later"
+        raise corruption_error(file, format, damage, proof, length) from damage
 
 
 def _remove_leftovers(path: str) -> None:
@@ -272,31 +282,32 @@ def _remove_leftovers(path: str) -> None:
             remove(path + suffix)
 
 
-def _make_empty_file(file: File, path: str) -> None:
+def _make_empty_file(file: File, path: str, format: Format) -> None:
     """Write what a new file holds, over nothing or over what an earlier attempt left of it.
 
     Over what looks right as well: if the sync of that failed, it is in memory alone, and another
     sync does not write it. The name is synced each time: whoever gave the file its name may not
     have come to it.
     """
-    if file.length() <= len(EMPTY_FILE):
-        head = file.read(0, len(EMPTY_FILE))
-        if EMPTY_FILE.startswith(head.rstrip(b"\0")):
-            file.write(0, EMPTY_FILE)
+    empty = format.empty_file
+    if file.length() <= len(empty):
+        head = file.read(0, len(empty))
+        if empty.startswith(head.rstrip(b"\0")):
+            file.write(0, empty)
         file.sync_all()
     sync_directory(path)
 
 
-def _check_magic(file: File) -> None:
+def _check_magic(file: File, format: Format) -> None:
     head = file.read(0, 16)
-    if head.startswith(MAGIC):
+    if head.startswith(format.magic):
         return
     found = "an empty file" if not head else f"something that begins with {head[:8]!r}"
     for start, name in _OTHER_FORMATS.items():
         if head.startswith(start):
             found = name
     raise StorageFormatError(
-        f"tried to open {file.path!r} as a FileStorage database, found {found}", file.path
+        f"tried to open {file.path!r} as a {format.class_name} database, found {found}", file.path
     )
 
 

@@ -25,18 +25,11 @@ from array import array
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from logging import WARNING
-from struct import Struct, unpack
+from struct import unpack
 from time import monotonic
 
 from durus.error import StorageWriteError
-from durus.file_storage._commit_record import (
-    BASE,
-    BASE_ENTRY_BYTES,
-    COMMIT_ENTRY_BYTES,
-    SYNCED,
-    Commit,
-    pack_commit,
-)
+from durus.file_storage._commit_record import BASE, SYNCED, Commit
 from durus.file_storage._file import (
     File,
     create_file,
@@ -47,6 +40,13 @@ from durus.file_storage._file import (
     second_name,
     sync_directory,
 )
+from durus.file_storage._format import (
+    CHUNK_BYTES,
+    DamageError,
+    Tip,
+    copy_range,
+    crc_of_range,
+)
 from durus.file_storage._index import Covered, IndexFile, IndexWriter, are_scattered
 from durus.file_storage._journal import (
     FIRST_UNCOUNTED_OID_INT,
@@ -56,22 +56,7 @@ from durus.file_storage._journal import (
     oid_after,
 )
 from durus.file_storage._marks import Marks
-from durus.file_storage._offset_map import PAGE_WORDS, OffsetMap, Words, map_width, narrow
-from durus.file_storage._shelf import (
-    CHUNK_BYTES,
-    EMPTY_FILE,
-    ENTRY,
-    LENGTH,
-    MAGIC,
-    MAP_HEADER,
-    DamageError,
-    Tip,
-    copy_range,
-    crc_of_range,
-    gen_entries,
-    read_commit,
-    read_layout,
-)
+from durus.file_storage._words import NO_PAGE, PAGE_WORDS
 from durus.logger import log
 from durus.serialize import check_proof
 
@@ -93,9 +78,6 @@ _LAST_BYTES = 1 << 16
 # Between the oids in use there may be so many that are not that the map would be mostly holes.
 _FREE_MAP_BYTES = 64 << 20
 _MAP_BYTES_AN_OBJECT = 64
-
-_ENTRY_START = Struct(">QQ")
-_NO_WORDS: Words[int] = array("Q", bytes(PAGE_WORDS * 8))
 
 
 class Packer:
@@ -119,6 +101,7 @@ class Packer:
         self.new: Journal | None = None
         self.removed = array("Q")
         self._old = journal
+        self._format = journal.format
         self._next_oid_int = next_oid_int
         self._keeps_prepack = keeps_prepack
         self._path = journal.path
@@ -168,9 +151,13 @@ class Packer:
 
     def _gen_work(self) -> Iterator[None]:
         self._deadline = monotonic() + _STEP_S
-        if self._old.layout.base_commit is None:
+        layout = self._old.layout
+        if not self._old.map.proves_itself:
             # What a damaged map hides would be taken for absent, and be lost.
-            for _ in OffsetMap(self._old.file, self._old.layout).gen_check():
+            entries = self._format.gen_entries(
+                self._old.file, layout.base_start, layout.base_end
+            )
+            for _ in self._old.map.gen_check(entries):
                 if self._is_late():
                     yield
         file = self._make_file()
@@ -201,10 +188,13 @@ class Packer:
         file = self._file = create_file(path)
         file.adopt_mode_and_owner(self._old.file)
         file.try_lock()
-        # Objects begin after magic and length, or after what an empty file has and a length.
-        head = EMPTY_FILE if self._is_scattered else MAGIC
-        file.write(0, head + LENGTH.pack(0))
-        self._end = self._flushed = self._synced = len(head) + 8
+        # Objects begin where a base has them, or in a transaction after what an empty file has.
+        if self._is_scattered:
+            head = self._format.empty_file + bytes(self._format.before_entries)
+        else:
+            head = self._format.pack_head()
+        file.write(0, head)
+        self._end = self._flushed = self._synced = len(head)
         return file
 
     def _put(self, *parts: bytes) -> None:
@@ -244,21 +234,24 @@ class Packer:
         record = self._old.read_record(offset, oid_int)
         check_proof(record, self._path)
         self._marks.set(oid_int, self._end)
-        self._put(_ENTRY_START.pack(len(record) + 8, oid_int), record)
+        self._put(self._format.entry_start(oid_int, len(record)), record)
         self.count += 1
 
     def _gen_closure(self, file: File, start: int) -> Iterator[None]:
         """Copy all that the entries from `start` to the end of the new file refer to, and so on."""
         is_marked = self._marks.find
+        unpack_header = self._format.header.unpack_from
+        header_bytes = self._format.header.size
+        length_bytes = self._format.length_bytes
         while start < self._end:
             if start >= self._flushed:
                 self._flush(file)
             chunk = file.read(start, min(CHUNK_BYTES, self._flushed - start))
             position = 0
-            while position + ENTRY.size <= len(chunk):
-                length, _, _, data_bytes = ENTRY.unpack_from(chunk, position)
-                refs_start = position + ENTRY.size + data_bytes
-                end = position + 8 + length
+            while position + header_bytes <= len(chunk):
+                header = unpack_header(chunk, position)
+                refs_start = position + header_bytes + header[-1]
+                end = position + length_bytes + header[0]
                 if end <= len(chunk):
                     refs = chunk[refs_start:end]
                 elif position:
@@ -289,41 +282,49 @@ class Packer:
                 yield
         return crc
 
+    def _gen_seal(
+        self, file: File, start: int, old: Tip | Commit, previous: int, crc: int | None
+    ) -> Generator[None, None, Tip]:
+        """End a transaction whose entries are written.
+
+        Args:
+            file: the new file.
+            start: where the transaction begins.
+            old: whose serial and time it takes over.
+            previous: where the commit record before it is, or 0.
+            crc: its CRC-32, if it is known.
+        """
+        last = self._end
+        crc_start, crc_stop = self._format.close_frame(file, start, last)
+        if crc is None:
+            crc = yield from self._gen_base_crc(file, crc_start, crc_stop)
+        commit = Commit(SYNCED, crc, old.time_us, old.serial, previous)
+        tip = self._format.seal_frame(file, start, last, commit)
+        self._end = self._flushed = tip.end
+        return tip
+
     # Base, map and index.
 
     def _gen_map(self, file: File) -> Generator[None, None, tuple[Journal, IndexFile | None]]:
         """End the base, write the map, and open what is there so far."""
-        entries_end = self._end
-        map_offset = entries_end + BASE_ENTRY_BYTES
-        file.write(len(MAGIC), LENGTH.pack(map_offset - 16))
-        crc = yield from self._gen_base_crc(file, len(MAGIC), entries_end)
-        count = self._next_oid_int + 1
-        width = map_width(map_offset, count)
-        header = MAP_HEADER.pack(16 + width * count, width, count)
-        map_crc = zlib.crc32(header)
-        self._flushed = self._end = map_offset
-        self._put(header)
-        last_hole = count - 1
-        for number in range(-(-count // PAGE_WORDS)):
-            first = number * PAGE_WORDS
-            words = (self._marks.page(number) or _NO_WORDS)[: count - first]
-            if 0 in words:
-                for i, word in enumerate(words):
-                    if not word:
-                        words[i] = map_offset + last_hole
-                        last_hole = first + i
-            raw = narrow(words, width)
-            map_crc = zlib.crc32(raw, map_crc)
-            self._put(raw)
+        last = self._end
+        crc_start, crc_stop, map_start = self._format.close_base(file, last)
+        crc = yield from self._gen_base_crc(file, crc_start, crc_stop)
+        map_crc = 0
+        self._flushed = self._end = map_start
+        for piece in self._format.gen_map(map_start, self._next_oid_int, self._marks):
+            map_crc = zlib.crc32(piece, map_crc)
+            self._put(piece)
             self._flush_much(file)
             if self._is_late():
                 yield
         self._flush(file)
         tip = self._start_tip
         base = Commit(BASE, crc, tip.time_us, tip.serial, 0, map_crc)
-        file.write(entries_end, pack_commit(base))
-        layout = read_layout(file, self._end)
+        self._format.seal_base(file, last, self._end, self._next_oid_int, base)
+        layout = self._format.read_layout(file, self._end)
         new = self._old.successor(file, layout)
+        new.next_oid_int = self._next_oid_int
         index_file = yield from self._gen_index(file, layout.tip)
         if index_file is not None:
             new.take_index(index_file)
@@ -333,16 +334,11 @@ class Packer:
         self, file: File
     ) -> Generator[None, None, tuple[Journal, IndexFile | None]]:
         """Make what was copied a transaction, where a map would be mostly holes."""
-        start = len(EMPTY_FILE)
-        commit_offset = self._end
-        end = commit_offset + COMMIT_ENTRY_BYTES
-        file.write(start, LENGTH.pack(end - start - 8))
-        crc = yield from self._gen_base_crc(file, start, commit_offset)
-        old = self._start_tip
-        self._put(pack_commit(Commit(SYNCED, crc, old.time_us, old.serial, 0)))
-        self._flush(file)
-        new = self._old.successor(file, read_layout(file, self._end))
-        new.tip = Tip(end, old.serial, commit_offset, old.time_us, 1)
+        tip = yield from self._gen_seal(
+            file, len(self._format.empty_file), self._start_tip, 0, None
+        )
+        new = self._old.successor(file, self._format.read_layout(file, self._end))
+        new.tip = tip._replace(transactions=1)
         new.next_oid_int = self._next_oid_int
         index_file = yield from self._gen_index(file, new.tip)
         if index_file is not None:
@@ -368,7 +364,7 @@ class Packer:
             index.adopt_mode_and_owner(file)
             writer = IndexWriter(index)
             for number in numbers:
-                writer.add_words(number, self._marks.page(number) or _NO_WORDS)
+                writer.add_words(number, self._marks.page(number) or NO_PAGE)
                 if self._is_late():
                     yield
             return writer.finish(Covered(tip, self._next_oid_int, self.count), file)
@@ -404,46 +400,36 @@ class Packer:
                 yield
 
     def _gen_replay_one(self, file: File, new: Journal) -> Iterator[None]:
-        source = self._old.file
-        start = self._replayed_end
-        stop = start + 8 + LENGTH.unpack(source.read(start, 8))[0]
-        old_commit_offset = stop - COMMIT_ENTRY_BYTES
-        old_commit = read_commit(source, old_commit_offset)
-        if old_commit is None:
-            raise DamageError(start, "a transaction without the commit record that was written")
-        new_start = self._end
-        self._put(LENGTH.pack(0))
+        source, format = self._old.file, self._format
+        old = format.read_frame(source, self._replayed_end)
+        start = self._end
+        first = start + format.before_entries
+        self._put(bytes(format.before_entries))
         offsets: dict[int, int] = {}
-        for _, oid_int, record in gen_entries(source, start + 8, old_commit_offset):
+        for _, oid_int, record in format.gen_entries(source, old.first, old.last):
             if not self._marks.find(oid_int):
                 self.count += 1
             offsets[oid_int] = self._end
             self._marks.set(oid_int, self._end)
-            self._put(_ENTRY_START.pack(len(record) + 8, oid_int), record)
+            self._put(format.entry_start(oid_int, len(record)), record)
             self._flush_much(file)
             if self._is_late():
                 yield
         copied_end = self._end
         self._flush(file)
-        yield from self._gen_closure(file, new_start + 8)
-        commit_offset = self._end
+        yield from self._gen_closure(file, first)
         self._flush(file)
         offsets.update(
-            (oid_int, offset) for offset, oid_int, _ in gen_entries(file, copied_end, commit_offset)
+            (oid_int, offset)
+            for offset, oid_int, _ in format.gen_entries(file, copied_end, self._end)
         )
-        end = commit_offset + COMMIT_ENTRY_BYTES
-        file.write(new_start, LENGTH.pack(end - new_start - 8))
-        crc = old_commit.crc
-        if commit_offset > copied_end:
-            crc = yield from self._gen_base_crc(file, new_start, commit_offset)
-        previous = new.tip.commit_offset
-        commit = Commit(SYNCED, crc, old_commit.time_us, old_commit.serial, previous)
-        self._put(pack_commit(commit))
-        self._flush(file)
-        new.tip = Tip(end, commit.serial, commit_offset, commit.time_us, new.tip.transactions + 1)
+        # What was copied as it was has the CRC that it had.
+        crc = old.commit.crc if self._end == copied_end else None
+        tip = yield from self._gen_seal(file, start, old.commit, new.tip.commit_offset, crc)
+        new.tip = tip._replace(transactions=new.tip.transactions + 1)
         new.index.tail.update(offsets)
         new.next_oid_int = max(new.next_oid_int, oid_after(offsets))
-        self._replayed_end = stop
+        self._replayed_end = old.end
 
     # The change.
 
@@ -502,9 +488,10 @@ class Packer:
     # Judging what there is before it starts.
 
     def _has_scattered_oids(self) -> bool:
+        if not self._format.map_has_holes:
+            return False
         if self._old.highest_oid_int() >= FIRST_UNCOUNTED_OID_INT:
             return True
-        count = self._next_oid_int + 1
-        map_bytes = map_width(self._old.tip.end, count) * count
+        map_bytes = self._format.map_bytes(self._old.tip.end, self._next_oid_int)
         stored = self._old.object_count_at_most()
         return map_bytes > _FREE_MAP_BYTES and map_bytes > _MAP_BYTES_AN_OBJECT * stored

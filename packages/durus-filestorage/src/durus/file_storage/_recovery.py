@@ -8,8 +8,9 @@ ever told that it is there. Opening for writing sets it aside and goes on.
 A transaction that is not whole although something acknowledged *follows* it was destroyed. That is
 *corruption*: nothing is cut until somebody asks for a repair. The proof that it was acknowledged is
 
-- a commit record further on that can not belong to the damaged transaction itself, because the
-  serial numbers leave room for one between, and that was written after a sync; or
+- a commit record further on that can not belong to the damaged transaction itself, because of its
+  place or because the serial numbers leave room for one between, and that was written after a sync;
+  or
 - a whole transaction that begins after the damaged one ends.
 
 Commits of a storage that was opened with durable=False prove nothing of this kind: they may reach
@@ -18,38 +19,22 @@ the disk in any order, and a power cut may cost the last of them.
 
 from __future__ import annotations
 
-import zlib
-
 from durus.error import CorruptionError
 from durus.file_storage._commit_record import Commit
 from durus.file_storage._file import File
-from durus.file_storage._shelf import (
-    LENGTH,
-    DamageError,
-    Scanner,
-    Tip,
-    crc_of_range,
-    gen_commits,
-    gen_entries,
-    read_commit,
-)
+from durus.file_storage._format import DamageError, Format, Tip
 
-__all__ = [
-    "claimed_end",
-    "corruption_error",
-    "entries_end",
-    "is_whole_but_for_length",
-    "judge_tail",
-]
+__all__ = ["corruption_error", "judge_tail"]
 
 _OIDS_SHOWN = 8
 
 
-def judge_tail(file: File, tip: Tip, damage: DamageError, limit: int) -> int:
+def judge_tail(file: File, format: Format, tip: Tip, damage: DamageError, limit: int) -> int:
     """Decide what the bytes from `tip.end` on are, which are no whole transaction.
 
     Args:
         file: the journal.
+        format: its format.
         tip: the end of what is whole.
         damage: what is wrong there.
         limit: the end of the file.
@@ -62,67 +47,49 @@ def judge_tail(file: File, tip: Tip, damage: DamageError, limit: int) -> int:
     """
     own = None
     has_synced = False
-    for offset, commit in gen_commits(file, tip.end, limit):
+    for offset, commit in format.gen_commits(file, tip.end, limit):
         if commit.serial <= tip.serial:
             continue
-        if commit.serial == tip.serial + 1 and own is None:
-            own = offset, commit
-        elif commit.serial > tip.serial + 1 and (commit.follows_sync or has_synced):
-            raise corruption_error(
-                file, damage, f"commit {commit.serial} at offset {offset} follows it", limit
-            )
+        if format.may_be_own(file, tip, offset, commit):
+            own = own or (offset, commit)
+        elif commit.follows_sync or has_synced:
+            proof = f"commit {commit.serial} at offset {offset} follows it"
+            raise corruption_error(file, format, damage, proof, limit)
         has_synced = has_synced or commit.follows_sync
-    follower = _whole_follower(file, tip, limit)
+    follower = _whole_follower(file, format, tip, limit)
     if follower:
-        raise corruption_error(
-            file, damage, f"a whole transaction at offset {follower} follows it", limit
-        )
-    if tip.unproven and _is_start_of_torn(file, tip, own):
+        proof = f"a whole transaction at offset {follower} follows it"
+        raise corruption_error(file, format, damage, proof, limit)
+    if tip.unproven and _is_start_of_torn(file, format, tip, own):
         return tip.unproven
     return tip.end
 
 
-def _whole_follower(file: File, tip: Tip, limit: int) -> int:
+def _whole_follower(file: File, format: Format, tip: Tip, limit: int) -> int:
     """Look for a whole transaction where the damaged one ends; 0 if there is none.
 
     It ends where its length says, or, if the length is what is damaged, where its entries end.
     """
-    for start in {claimed_end(file, tip.end), entries_end(file, tip.end + 8, limit)}:
+    for start in format.gen_ends(file, tip.end, limit):
         if not tip.end + 8 < start <= limit - 8:
             continue
         for before in (tip._replace(end=start), Tip(start)):
             try:
-                after, offsets = Scanner(file, limit).read(before)
+                after, offsets = format.scanner(file, limit).read(before)
             except DamageError:
                 continue
             commit_offset = after.commit_offset if not after.unproven else 0
-            if offsets and (not commit_offset or _follows_sync(file, commit_offset)):
+            if offsets and (not commit_offset or _follows_sync(file, format, commit_offset)):
                 return start
     return 0
 
 
-def _follows_sync(file: File, commit_offset: int) -> bool:
-    commit = read_commit(file, commit_offset)
+def _follows_sync(file: File, format: Format, commit_offset: int) -> bool:
+    commit = format.read_commit(file, commit_offset)
     return commit is not None and commit.follows_sync
 
 
-def claimed_end(file: File, offset: int) -> int:
-    """Give the offset where the transaction at `offset` ends, if its length is to be believed."""
-    raw = file.read(offset, 8)
-    return offset + 8 + LENGTH.unpack(raw)[0] if len(raw) == 8 else 0
-
-
-def entries_end(file: File, start: int, limit: int) -> int:
-    """Give the offset of the first thing from `start` on that is no object entry."""
-    try:
-        for _ in gen_entries(file, start, limit):
-            pass
-    except DamageError as damage:
-        return damage.offset
-    return limit
-
-
-def _is_start_of_torn(file: File, tip: Tip, own: tuple[int, Commit] | None) -> bool:
+def _is_start_of_torn(file: File, format: Format, tip: Tip, own: tuple[int, Commit] | None) -> bool:
     """Tell whether the last transaction, which has no commit record, is a part of the torn tail.
 
     A length that lost a byte can end at an entry inside its transaction. What it then spans looks
@@ -130,23 +97,19 @@ def _is_start_of_torn(file: File, tip: Tip, own: tuple[int, Commit] | None) -> b
     with the commit record in the rest but for its length, or if its last record is of our form.
     """
     start = tip.unproven
-    if own is not None and is_whole_but_for_length(file, start, *own):
+    if own is not None and format.is_whole_but_for_length(file, start, *own):
         return True
     last = b""
-    for _, _, record in gen_entries(file, start + 8, tip.end):
+    for _, _, record in format.gen_objects(file, start, tip.end):
         last = record
     return last[12:15] == b"\x80\x04c"
 
 
-def is_whole_but_for_length(file: File, start: int, offset: int, commit: Commit) -> bool:
-    """Tell whether the commit at `offset` covers all from `start` on, given the right length."""
-    length = LENGTH.pack(offset + commit.entry_bytes - start - 8)
-    return crc_of_range(file, start + 8, offset, zlib.crc32(length)) == commit.crc
-
-
-def corruption_error(file: File, damage: DamageError, proof: str, limit: int) -> CorruptionError:
+def corruption_error(
+    file: File, format: Format, damage: DamageError, proof: str, limit: int
+) -> CorruptionError:
     """Make the error for a damaged transaction, naming the objects in it as far as they show."""
-    oid_ints = _visible_oids(file, damage.offset + 8, limit)
+    oid_ints = _visible_oids(file, format, damage.offset, limit)
     if damage.oid_int is not None and damage.oid_int not in oid_ints:
         oid_ints.insert(0, damage.oid_int)
     concerned = ", ".join(map(str, oid_ints)) or "none that can be told"
@@ -163,15 +126,10 @@ def corruption_error(file: File, damage: DamageError, proof: str, limit: int) ->
     )
 
 
-def _visible_oids(file: File, start: int, limit: int) -> list[int]:
-    claimed = claimed_end(file, start - 8)
-    stop = claimed if start < claimed <= limit else limit
+def _visible_oids(file: File, format: Format, start: int, limit: int) -> list[int]:
     oid_ints: dict[int, None] = {}
-    try:
-        for _, oid_int, _ in gen_entries(file, start, stop):
-            oid_ints[oid_int] = None
-            if len(oid_ints) >= _OIDS_SHOWN:
-                break
-    except DamageError:
-        pass
+    for oid_int in format.gen_visible_oids(file, start, limit):
+        oid_ints[oid_int] = None
+        if len(oid_ints) >= _OIDS_SHOWN:
+            break
     return list(oid_ints)

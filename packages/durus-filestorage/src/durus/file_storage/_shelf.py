@@ -54,136 +54,276 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from struct import Struct
-from typing import NamedTuple
 
 from durus.file_storage._commit_record import (
     BASE,
     BASE_ENTRY_BYTES,
     COMMIT_ENTRY_BYTES,
-    COMMIT_MARK,
     COMMIT_MARK_OFFSET,
     RESERVED_OID,
     RESERVED_OID_INT,
     Commit,
+    pack_commit,
     parse_commit,
 )
 from durus.file_storage._file import File
+from durus.file_storage._format import (
+    CHUNK_BYTES,
+    DamageError,
+    Format,
+    Frame,
+    Layout,
+    Scanner,
+    Tip,
+    crc_of_range,
+)
+from durus.file_storage._marks import Marks
+from durus.file_storage._offset_map import (
+    MAP_HEADER,
+    OffsetMap,
+    ShelfLayout,
+    gen_map,
+    map_width,
+)
 
-__all__ = [
-    "CHUNK_BYTES",
-    "EMPTY_FILE",
-    "ENTRY",
-    "LENGTH",
-    "MAGIC",
-    "MAP_HEADER",
-    "DamageError",
-    "Layout",
-    "Scanner",
-    "Tip",
-    "copy_range",
-    "crc_of_range",
-    "gen_commits",
-    "gen_entries",
-    "read_commit",
-    "read_layout",
-]
+__all__ = ["SHELF", "Shelf"]
 
 MAGIC = b"SHELF-1\n"
 LENGTH = Struct(">Q")
-MAP_HEADER = Struct(">QQQ")
 ENTRY = Struct(">QQQL")  # length, oid, the record's oid, length of the record's data
+_ENTRY_START = Struct(">QQ")
 
 # An entry is at least this long: the record of an object without data.
 _SMALLEST_ENTRY_BYTES = 28
+assert ENTRY.size == _SMALLEST_ENTRY_BYTES  # noqa: S101 - the picture above
 
 EMPTY_FILE = MAGIC + LENGTH.pack(0) + MAP_HEADER.pack(16, 1, 0)
 
-# How much of a file is held in memory while it is scanned.
-CHUNK_BYTES = 1 << 20
 
+class Shelf(Format):
+    """SHELF-1."""
 
-class DamageError(Exception):
-    """Something in the file is not what it should be. Never leaves the file storages.
+    name = "SHELF-1"
+    class_name = "FileStorage"
+    magic = MAGIC
+    empty_file = EMPTY_FILE
 
-    Attributes:
-        offset: file offset of the smallest whole thing (transaction, entry, map) that is concerned.
-        reason: what was found, to follow "found".
-        oid_int: the object concerned, or None.
-    """
+    header = ENTRY
+    length_bytes = 8
+    record_shift = 16
+    bare_bytes = 20
 
-    def __init__(self, offset: int, reason: str, oid_int: int | None = None) -> None:
-        super().__init__(offset, reason, oid_int)
-        self.offset = offset
-        self.reason = reason
-        self.oid_int = oid_int
+    commit_mark_offset = COMMIT_MARK_OFFSET
+    before_entries = LENGTH.size
+    after_entries = COMMIT_ENTRY_BYTES
 
+    map_has_holes = True
 
-class Tip(NamedTuple):
-    """Where the next transaction goes, and what it continues.
+    # Reading.
 
-    `end` is the file offset after the last whole transaction. The others are of the last commit
-    record: its serial, the offset of its entry (0: there is none), its time in microseconds.
-    `transactions` is the number of transactions since the last pack. `unproven` is the file offset
-    of the last transaction if it has no commit record, else 0.
-    """
+    def read_layout(self, file: File, file_length: int) -> ShelfLayout:
+        head = file.read(len(MAGIC), LENGTH.size)
+        if len(head) < LENGTH.size:
+            raise DamageError(8, f"the end of the file after {file_length} bytes")
+        map_offset = 16 + LENGTH.unpack(head)[0]
+        if map_offset + MAP_HEADER.size > file_length:
+            raise DamageError(8, f"a base of {map_offset - 16} bytes in a file of {file_length}")
+        length, width, count = MAP_HEADER.unpack(file.read(map_offset, MAP_HEADER.size))
+        map_end = map_offset + 8 + length
+        if not 1 <= width <= 8 or length != 16 + width * count or map_end > file_length:
+            raise DamageError(
+                map_offset, f"an offset map of {length} bytes with {count} words of {width} bytes"
+            )
+        commit = _read_base_commit(file, map_offset)
+        base_end = map_offset - (BASE_ENTRY_BYTES if commit else 0)
+        return ShelfLayout(16, base_end, map_offset, map_end, commit, base_end, width, count)
 
-    end: int
-    serial: int = 0
-    commit_offset: int = 0
-    time_us: int = 0
-    transactions: int = 0
-    unproven: int = 0
+    def open_map(self, file: File, layout: Layout) -> OffsetMap:
+        if not isinstance(layout, ShelfLayout):
+            raise TypeError(f"a layout of SHELF-1 is needed, got {layout!r}")
+        return OffsetMap(file, layout)
 
+    def scanner(self, file: File, limit: int) -> Scanner:
+        return _ShelfScanner(file, limit)
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """The parts before the first transaction.
+    def gen_entries(self, file: File, start: int, stop: int) -> Iterator[tuple[int, int, bytes]]:
+        chunk = b""
+        shift = start
+        while start < stop:
+            if start + _SMALLEST_ENTRY_BYTES > shift + len(chunk):
+                chunk = file.read(start, min(CHUNK_BYTES, stop - start))
+                shift = start
+                if len(chunk) < _SMALLEST_ENTRY_BYTES:
+                    raise DamageError(start, "the end of the file")
+            length, oid_int, record_oid_int, data_bytes = ENTRY.unpack_from(chunk, start - shift)
+            spare = length - data_bytes - 20
+            end = start + 8 + length
+            if oid_int != record_oid_int or spare < 0 or spare & 7 or end > stop:
+                raise DamageError(start, "something that is no object entry")
+            if end > shift + len(chunk):
+                chunk = file.read(start, max(CHUNK_BYTES, end - start))
+                shift = start
+            if end > shift + len(chunk):
+                raise DamageError(start, "the end of the file")
+            if oid_int != RESERVED_OID_INT:
+                yield start, oid_int, chunk[start + 16 - shift : end - shift]
+            start = end
 
-    `map_offset` is S, `map_end` the file offset after the map, `base_commit` the commit record at
-    the end of the base, where there is one.
-    """
+    def gen_objects(self, file: File, start: int, stop: int) -> Iterator[tuple[int, int, bytes]]:
+        while start < stop:
+            end = _claimed_end(file, start)
+            if not start < end <= stop:
+                raise DamageError(start, "something that is no transaction")
+            yield from self.gen_entries(file, start + 8, end)
+            start = end
 
-    map_offset: int
-    width: int
-    count: int
-    map_end: int
-    base_commit: Commit | None
+    def read_commit(self, file: File, offset: int) -> Commit | None:
+        entry = file.read(offset, BASE_ENTRY_BYTES)
+        return parse_commit(entry) or parse_commit(entry[:COMMIT_ENTRY_BYTES])
 
-    @property
-    def base_end(self) -> int:
-        """Give the file offset after the last object of the base, its commit record left out."""
-        return self.map_offset - (BASE_ENTRY_BYTES if self.base_commit else 0)
+    def commit_bytes(self, commit: Commit) -> int:
+        return commit.entry_bytes
 
-    @property
-    def tip(self) -> Tip:
-        """Give the tip of the file as it was when it was packed."""
-        commit = self.base_commit
+    def start_at_most(self, offset: int, commit: Commit) -> int:
+        return commit.previous + COMMIT_ENTRY_BYTES if commit.previous else 0
+
+    # Transactions that we write.
+
+    def frame(
+        self, records: dict[int, bytes], tip: Tip, commit_format: int, time_us: int
+    ) -> tuple[bytearray, dict[int, int], Tip]:
+        position = tip.end + 8
+        parts = [b""]
+        offsets: dict[int, int] = {}
+        for oid_int, record in records.items():
+            length = len(record) + 8
+            parts.append(_ENTRY_START.pack(length, oid_int))
+            parts.append(record)
+            offsets[oid_int] = position
+            position += length + 8
+        end = position + COMMIT_ENTRY_BYTES
+        parts[0] = LENGTH.pack(end - tip.end - 8)
+        transaction = bytearray().join(parts)
+        serial = tip.serial + 1
+        crc = zlib.crc32(transaction)
+        transaction += pack_commit(Commit(commit_format, crc, time_us, serial, tip.commit_offset))
+        return transaction, offsets, Tip(end, serial, position, time_us, tip.transactions + 1)
+
+    def entry_start(self, oid_int: int, record_bytes: int) -> bytes:
+        return _ENTRY_START.pack(record_bytes + 8, oid_int)
+
+    def read_frame(self, file: File, start: int) -> Frame:
+        end = _claimed_end(file, start)
+        last = end - COMMIT_ENTRY_BYTES
+        commit = self.read_commit(file, last) if last >= start + 8 else None
         if commit is None:
-            return Tip(self.map_end)
-        return Tip(self.map_end, commit.serial, self.base_end, commit.time_us)
+            raise DamageError(start, "a transaction without the commit record that was there")
+        return Frame(start + 8, last, end, commit)
+
+    def close_frame(self, file: File, start: int, last: int) -> tuple[int, int]:
+        file.write(start, LENGTH.pack(last + COMMIT_ENTRY_BYTES - start - 8))
+        return start, last
+
+    def seal_frame(self, file: File, start: int, last: int, commit: Commit) -> Tip:
+        file.write(last, pack_commit(commit))
+        return Tip(last + COMMIT_ENTRY_BYTES, commit.serial, last, commit.time_us)
+
+    # A base that we write.
+
+    def pack_head(self) -> bytes:
+        return MAGIC + LENGTH.pack(0)
+
+    def map_bytes(self, map_offset: int, next_oid_int: int) -> int:
+        count = next_oid_int + 1
+        return map_width(map_offset, count) * count
+
+    def close_base(self, file: File, last: int) -> tuple[int, int, int]:
+        map_offset = last + BASE_ENTRY_BYTES
+        file.write(len(MAGIC), LENGTH.pack(map_offset - 16))
+        return len(MAGIC), last, map_offset
+
+    def gen_map(self, offset: int, next_oid_int: int, marks: Marks) -> Iterator[bytes]:
+        return gen_map(offset, next_oid_int, marks)
+
+    def seal_base(
+        self, file: File, last: int, map_end: int, next_oid_int: int, commit: Commit
+    ) -> None:
+        file.write(last, pack_commit(commit))
+
+    # Recovery.
+
+    def may_be_own(self, file: File, tip: Tip, offset: int, commit: Commit) -> bool:
+        return commit.serial == tip.serial + 1
+
+    def gen_ends(self, file: File, start: int, limit: int) -> Iterator[int]:
+        """Yield where its length says, and, if that is what is damaged, where its entries end."""
+        yield _claimed_end(file, start)
+        yield self._entries_end(file, start + 8, limit)
+
+    def _entries_end(self, file: File, start: int, limit: int) -> int:
+        """Give the offset of the first thing from `start` on that is no object entry."""
+        try:
+            for _ in self.gen_entries(file, start, limit):
+                pass
+        except DamageError as damage:
+            return damage.offset
+        return limit
+
+    def is_whole_but_for_length(
+        self, file: File, start: int, offset: int, commit: Commit
+    ) -> Frame | None:
+        if offset < start + 8 or commit.format == BASE:
+            return None
+        end = offset + commit.entry_bytes
+        length = LENGTH.pack(end - start - 8)
+        if crc_of_range(file, start + 8, offset, zlib.crc32(length)) != commit.crc:
+            return None
+        return Frame(start + 8, offset, end, commit)
+
+    def gen_visible_oids(self, file: File, start: int, limit: int) -> Iterator[int]:
+        end = _claimed_end(file, start)
+        stop = end if start + 8 < end <= limit else limit
+        try:
+            for _, oid_int, _ in self.gen_entries(file, start + 8, stop):
+                yield oid_int
+        except DamageError:
+            return
+
+    def gen_starts(self, file: File, limit: int) -> Iterator[int]:
+        for offset, commit in self.gen_commits(file, 0, limit):
+            if commit.previous:
+                yield commit.previous + COMMIT_ENTRY_BYTES
+            if commit.format != BASE:
+                yield offset + COMMIT_ENTRY_BYTES
+
+    def base_crc_range(self, layout: Layout) -> tuple[int, int]:
+        return 8, layout.base_end
+
+    def find_base_end(self, file: File, limit: int) -> tuple[int, int] | None:
+        """Give it: the base's length says it, or if that is damaged its commit or last entry."""
+        ends = [16 + LENGTH.unpack(file.read(8, 8).ljust(8, b"\0"))[0]]
+        for offset, commit in self.gen_commits(file, 0, limit):
+            if commit.format == BASE:
+                ends.append(offset + BASE_ENTRY_BYTES)
+                break
+        ends.append(self._entries_end(file, 16, limit))
+        for end in ends:
+            raw = file.read(end, MAP_HEADER.size) if end < limit else b""
+            if len(raw) == MAP_HEADER.size:
+                length, width, count = MAP_HEADER.unpack(raw)
+                if 1 <= width <= 8 and length == 16 + width * count:
+                    return end, min(end + 8 + length, limit)
+        return None
 
 
-def read_layout(file: File, file_length: int) -> Layout:
-    """Read how base and map lie in a file that begins with MAGIC.
+SHELF = Shelf()
 
-    Raises:
-        DamageError: they do not fit together.
-    """
-    head = file.read(len(MAGIC), LENGTH.size)
-    if len(head) < LENGTH.size:
-        raise DamageError(8, f"the end of the file after {file_length} bytes")
-    map_offset = 16 + LENGTH.unpack(head)[0]
-    if map_offset + MAP_HEADER.size > file_length:
-        raise DamageError(8, f"a base of {map_offset - 16} bytes in a file of {file_length}")
-    length, width, count = MAP_HEADER.unpack(file.read(map_offset, MAP_HEADER.size))
-    map_end = map_offset + 8 + length
-    if not 1 <= width <= 8 or length != 16 + width * count or map_end > file_length:
-        raise DamageError(
-            map_offset, f"an offset map of {length} bytes with {count} words of {width} bytes"
-        )
-    return Layout(map_offset, width, count, map_end, _read_base_commit(file, map_offset))
+
+def _claimed_end(file: File, start: int) -> int:
+    """Give the offset where the transaction at `start` ends, if its length is to be believed."""
+    raw = file.read(start, 8)
+    return start + 8 + LENGTH.unpack(raw)[0] if len(raw) == 8 else 0
 
 
 def _read_base_commit(file: File, map_offset: int) -> Commit | None:
@@ -199,78 +339,8 @@ def _read_base_commit(file: File, map_offset: int) -> Commit | None:
     return commit
 
 
-def read_commit(file: File, offset: int) -> Commit | None:
-    """Read the commit record whose entry is at `offset`; None if there is none."""
-    entry = file.read(offset, BASE_ENTRY_BYTES)
-    return parse_commit(entry) or parse_commit(entry[:COMMIT_ENTRY_BYTES])
-
-
-def crc_of_range(file: File, start: int, stop: int, crc: int = 0) -> int:
-    """Give the CRC-32 of a part of the file, going on from `crc`.
-
-    Raises:
-        DamageError: the file ends before `stop`.
-    """
-    while start < stop:
-        chunk = file.read(start, min(CHUNK_BYTES, stop - start))
-        if not chunk:
-            raise DamageError(start, "the end of the file")
-        crc = zlib.crc32(chunk, crc)
-        start += len(chunk)
-    return crc
-
-
-def copy_range(source: File, start: int, stop: int, target: File, offset: int) -> None:
-    """Copy a part of one file into another, in bounded pieces.
-
-    Raises:
-        DamageError: the source ends before `stop`.
-        OSError: the system refused.
-    """
-    while start < stop:
-        chunk = source.read(start, min(CHUNK_BYTES, stop - start))
-        if not chunk:
-            raise DamageError(start, "the end of the file")
-        target.write(offset, chunk)
-        start += len(chunk)
-        offset += len(chunk)
-
-
-class Scanner:
-    """Reads whole transactions one after the other, holding one chunk of the file in memory.
-
-    Args:
-        file: the journal.
-        limit: file offset that stands for the end of the file.
-    """
-
-    def __init__(self, file: File, limit: int) -> None:
-        self._file = file
-        self._limit = limit
-        self._chunk = b""
-        self._chunk_offset = 0
-        self._crc = 0
-        self._crc_end = 0
-
-    def read(self, tip: Tip, *, any_chain: bool = False) -> tuple[Tip, dict[int, int]]:
-        """Read the transaction that begins at `tip.end`.
-
-        Args:
-            tip: the end of what was read before, and what the transaction must follow.
-            any_chain: do not ask that it follows the commit record of `tip`.
-
-        Returns:
-            The tip after it, and the file offset of each of its oids' entry.
-
-        Raises:
-            DamageError: it is not whole.
-        """
-        start = self._skip_zeros(tip.end)
-        try:
-            return self._read_at(start, tip, any_chain=any_chain)
-        except DamageError as damage:
-            damage.offset = tip.end
-            raise
+class _ShelfScanner(Scanner):
+    _length = LENGTH
 
     def _read_at(self, start: int, tip: Tip, *, any_chain: bool) -> tuple[Tip, dict[int, int]]:
         position = start + 8
@@ -298,7 +368,7 @@ class Scanner:
             if oid_int == RESERVED_OID_INT:
                 commit = self._commit_at(start, position, end, stop)
                 if not any_chain:
-                    _check_chain(start, commit, tip)
+                    self._check_chain(start, commit, tip)
                 count = tip.transactions + 1
                 return Tip(stop, commit.serial, position, commit.time_us, count), offsets
             offsets[oid_int] = position
@@ -318,97 +388,3 @@ class Scanner:
                 start, "a transaction that does not agree with its commit record's CRC"
             )
         return commit
-
-    def _skip_zeros(self, start: int) -> int:
-        """Give the offset of the first length that is not zero."""
-        while start + 8 <= self._limit and self._length_at(start) == 0:
-            chunk = self._chunk[start - self._chunk_offset :]
-            zeros = len(chunk) - len(chunk.lstrip(b"\0"))
-            start += max(zeros & ~7, 8)
-        if start + 8 > self._limit:
-            raise DamageError(start, "the end of the file, or zeros up to it")
-        return start
-
-    def _length_at(self, offset: int) -> int:
-        if not self._chunk_offset <= offset <= self._chunk_offset + len(self._chunk) - 8:
-            self._load(offset, 8)
-        length: int = LENGTH.unpack_from(self._chunk, offset - self._chunk_offset)[0]
-        return length
-
-    def _load(self, offset: int, needed: int) -> tuple[bytes, int]:
-        """Take the chunk at `offset` into memory; it has at least `needed` bytes."""
-        self._chunk = self._file.read(offset, min(CHUNK_BYTES, self._limit - offset))
-        self._chunk_offset = offset
-        if len(self._chunk) < needed:
-            raise DamageError(offset, "the end of the file")
-        return self._chunk, offset
-
-    def _cover(self, position: int) -> None:
-        """Go on with the CRC up to `position`: what is in memory, then the rest from the file."""
-        shift = self._chunk_offset
-        stop = min(position, shift + len(self._chunk))
-        if shift <= self._crc_end < stop:
-            held = memoryview(self._chunk)[self._crc_end - shift : stop - shift]
-            self._crc = zlib.crc32(held, self._crc)
-            self._crc_end = stop
-        self._crc = crc_of_range(self._file, self._crc_end, position, self._crc)
-        self._crc_end = position
-
-
-def _check_chain(start: int, commit: Commit, tip: Tip) -> None:
-    """Refuse a commit record that is not the one that comes after `tip`."""
-    is_next = not tip.commit_offset or commit.serial == tip.serial + 1
-    if commit.previous != tip.commit_offset or not is_next:
-        raise DamageError(
-            start,
-            f"commit {commit.serial} after commit {tip.serial}, which says that the one before is"
-            f" at offset {commit.previous}, where {tip.commit_offset} was expected",
-        )
-
-
-def gen_commits(file: File, start: int, limit: int) -> Iterator[tuple[int, Commit]]:
-    """Search for commit records that prove themselves, whatever lies between them.
-
-    Yields:
-        The file offset of the entry, and what it says.
-    """
-    while start < limit:
-        chunk = file.read(start, min(CHUNK_BYTES, limit - start))
-        found = chunk.find(COMMIT_MARK)
-        while found >= 0:
-            offset = start + found - COMMIT_MARK_OFFSET
-            commit = read_commit(file, offset) if offset > 0 else None
-            if commit is not None and offset + commit.entry_bytes <= limit:
-                yield offset, commit
-            found = chunk.find(COMMIT_MARK, found + 1)
-        # A mark across the chunk's end is found in the next chunk.
-        start += max(len(chunk) - len(COMMIT_MARK) + 1, 1)
-
-
-def gen_entries(file: File, start: int, stop: int) -> Iterator[tuple[int, int, bytes]]:
-    """Yield offset, oid and record of each object entry between two file offsets.
-
-    Raises:
-        DamageError: on reaching something that is no object entry.
-    """
-    chunk = b""
-    shift = start
-    while start < stop:
-        if start + _SMALLEST_ENTRY_BYTES > shift + len(chunk):
-            chunk = file.read(start, min(CHUNK_BYTES, stop - start))
-            shift = start
-            if len(chunk) < _SMALLEST_ENTRY_BYTES:
-                raise DamageError(start, "the end of the file")
-        length, oid_int, record_oid_int, data_bytes = ENTRY.unpack_from(chunk, start - shift)
-        spare = length - data_bytes - 20
-        end = start + 8 + length
-        if oid_int != record_oid_int or spare < 0 or spare & 7 or end > stop:
-            raise DamageError(start, "something that is no object entry")
-        if end > shift + len(chunk):
-            chunk = file.read(start, max(CHUNK_BYTES, end - start))
-            shift = start
-        if end > shift + len(chunk):
-            raise DamageError(start, "the end of the file")
-        if oid_int != RESERVED_OID_INT:
-            yield start, oid_int, chunk[start + 16 - shift : end - shift]
-        start = end

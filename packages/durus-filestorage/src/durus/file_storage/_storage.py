@@ -1,4 +1,4 @@
-"""FileStorage: the storage contract on a SHELF-1 file."""
+"""The storage contract on a journal, and FileStorage: on one of SHELF-1."""
 
 from __future__ import annotations
 
@@ -21,41 +21,25 @@ from durus.error import (
 from durus.file_storage._commit_record import RESERVED_OID_INT
 from durus.file_storage._copying import copy_journal
 from durus.file_storage._file import remove
+from durus.file_storage._format import Format
 from durus.file_storage._journal import FIRST_UNCOUNTED_OID_INT
 from durus.file_storage._opening import follow_writer, has_magic, open_journal, open_temporary
 from durus.file_storage._packer import Packer
+from durus.file_storage._shelf import SHELF
 from durus.storage import Storage, StorageDescription, check_record
 from durus.utils import int8_to_str
 
-__all__ = ["FileStorage", "TempFileStorage"]
+__all__ = ["FileStorage", "JournalStorage", "TempFileStorage"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OID = Struct(">Q")
 _RECORD_START = Struct(">QL")
 
 
-class FileStorage(Storage):
-    """A database in one file, which Durus 4.3 can read and write as well.
+class JournalStorage(Storage):
+    """What the storages on one file have in common; each says its format."""
 
-    One storage at a time has the file open for writing; any number may read beside it, in this or
-    in other processes.
-
-    Args:
-        filename: the file, made if it is not there; without one, a temporary file that is gone when
-            the storage is closed.
-        readonly: take no lock and change nothing; `sync()` then follows what a writer commits.
-        repair: if the file is damaged, keep what still proves itself; see the package's guide.
-        durable: sync each commit to the disk. Without, a loss of power may cost the last commits,
-            never the consistency of those before.
-
-    Raises:
-        StorageMissingError: there is no such file, and it was to be opened read-only.
-        StoragePermissionError: the system does not let this process open it.
-        StorageLockedError: another writer has it open.
-        StorageOpenError: it cannot be opened for another reason.
-        StorageFormatError: it is not a FileStorage database.
-        CorruptionError: it is damaged. Nothing was changed.
-    """
+    _format: ClassVar[Format]
 
     can_pack: ClassVar[bool] = True
     can_open_readonly: ClassVar[bool] = True
@@ -75,21 +59,25 @@ class FileStorage(Storage):
         self._is_closed = False
         self._durable = durable and filename is not None
         if filename is None:
-            self._journal = open_temporary()
+            self._journal = open_temporary(self._format)
             self._filename = self._journal.path
             self._remove_file = finalize(self, remove, self._filename)
         else:
             self._filename = fsdecode(filename)
             self._journal = open_journal(
-                self._filename, readonly=readonly, durable=durable, repair=repair
+                self._filename,
+                self._format,
+                readonly=readonly,
+                durable=durable,
+                repair=repair,
             )
         self._readonly = readonly
         self._next_oid_int = self._journal.next_oid_int
 
     @classmethod
     def has_format(cls, path: str | PathLike[str]) -> bool:
-        """Tell whether the file begins as a FileStorage database does."""
-        return has_magic(fsdecode(path))
+        """Tell whether the file begins as a database of this class does."""
+        return has_magic(fsdecode(path), cls._format)
 
     def get_filename(self) -> str:
         """Give the file's name as it was given, or that of the temporary file."""
@@ -101,7 +89,7 @@ class FileStorage(Storage):
         return self._readonly
 
     def __str__(self) -> str:
-        return f"FileStorage({self._filename!r})"
+        return f"{type(self).__name__}({self._filename!r})"
 
     def load(self, oid: bytes) -> bytes:
         if self._is_closed:
@@ -189,7 +177,7 @@ class FileStorage(Storage):
         journal = self._journal
         time_us = 0 if journal.tip.unproven else journal.tip.time_us
         return StorageDescription(
-            format="SHELF-1",
+            format=self._format.name,
             path=self._filename,
             size_bytes=journal.tip.end,
             object_count=journal.object_count(),
@@ -281,6 +269,32 @@ class FileStorage(Storage):
                 f"tried to change {self}, which refuses since {self._journal.failure}; close it and"
                 " open it again"
             )
+
+
+class FileStorage(JournalStorage):
+    """A database in one file, which Durus 4.3 can read and write as well.
+
+    One storage at a time has the file open for writing; any number may read beside it, in this or
+    in other processes.
+
+    Args:
+        filename: the file, made if it is not there; without one, a temporary file that is gone when
+            the storage is closed.
+        readonly: take no lock and change nothing; `sync()` then follows what a writer commits.
+        repair: if the file is damaged, keep what still proves itself; see the package's guide.
+        durable: sync each commit to the disk. Without, a loss of power may cost the last commits,
+            never the consistency of those before.
+
+    Raises:
+        StorageMissingError: there is no such file, and it was to be opened read-only.
+        StoragePermissionError: the system does not let this process open it.
+        StorageLockedError: another writer has it open.
+        StorageOpenError: it cannot be opened for another reason.
+        StorageFormatError: it is not a FileStorage database.
+        CorruptionError: it is damaged. Nothing was changed.
+    """
+
+    _format = SHELF
 
 
 def TempFileStorage() -> FileStorage:  # noqa: N802 - the name in Durus 4.3
