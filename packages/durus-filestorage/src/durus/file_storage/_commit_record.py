@@ -83,7 +83,10 @@ COMMIT_MARK_OFFSET = _HEADER.size
 
 
 class Commit(NamedTuple):
-    """What a commit record says; the fields are described above."""
+    """What a commit record says; the fields are described above.
+
+    The last two are those of `durus.file_storage2` only.
+    """
 
     format: int
     crc: int
@@ -91,6 +94,8 @@ class Commit(NamedTuple):
     serial: int
     previous: int
     map_crc: int = 0
+    following: int = 0
+    next_oid_int: int = 0
 
     @property
     def entry_bytes(self) -> int:
@@ -129,7 +134,7 @@ _BASE_START_CRC = _crc_before_payload(_BASE_START)
 def pack_commit(commit: Commit) -> bytes:
     """Give the whole entry."""
     if commit.format == BASE:
-        start, crc, end = _BASE_START, _BASE_START_CRC, _BASE_PAYLOAD.pack(*commit) + _STOP
+        start, crc, end = _BASE_START, _BASE_START_CRC, _BASE_PAYLOAD.pack(*commit[:6]) + _STOP
     else:
         start, crc, end = _COMMIT_START, _COMMIT_START_CRC, _PAYLOAD.pack(*commit[:5]) + _STOP
     return start + end + _PROOF.pack(zlib.crc32(end, crc))
