@@ -18,7 +18,7 @@ from durus.error import (
 from durus.file_storage import FileStorage
 from durus.file_storage._commit_record import COMMIT_ENTRY_BYTES
 from durus.file_storage._file import open_file
-from durus.file_storage._shelf import gen_commits
+from durus.file_storage._shelf import SHELF
 from durus.serialize import pack_record
 from durus.testing import make_record
 from durus.testing.crash import FaultyDisk
@@ -97,7 +97,7 @@ def test_commits_during_a_pack_keep_order_time_and_serial(
         expected = contents(storage)
     assert commits > 30
     file = open_file(str(path), readonly=True)
-    found = [commit for _, commit in gen_commits(file, 0, file.length())]
+    found = [commit for _, commit in SHELF.gen_commits(file, 0, file.length())]
     assert [commit.serial for commit in found] == list(range(2, commits + 4))
     times = [commit.time_us for commit in found]
     assert last is not None
@@ -142,7 +142,7 @@ def test_base_is_the_state_when_the_pack_began(path: Path, put: Put, contents: C
         for _ in storage.get_packer():
             put(storage, {0: [1], 1: []}, b"newer")
     file = open_file(str(path), readonly=True)
-    commits = list(gen_commits(file, 0, file.length()))
+    commits = list(SHELF.gen_commits(file, 0, file.length()))
     length = commits[0][0] + 90 + 24 + 2 * 5
     path.write_bytes(path.read_bytes()[:length])
     with FileStorage(path, readonly=True) as storage:

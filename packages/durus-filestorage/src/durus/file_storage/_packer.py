@@ -154,9 +154,7 @@ class Packer:
         layout = self._old.layout
         if not self._old.map.proves_itself:
             # What a damaged map hides would be taken for absent, and be lost.
-            entries = self._format.gen_entries(
-                self._old.file, layout.base_start, layout.base_end
-            )
+            entries = self._format.gen_entries(self._old.file, layout.base_start, layout.base_end)
             for _ in self._old.map.gen_check(entries):
                 if self._is_late():
                     yield

@@ -123,7 +123,6 @@ class Dfs20(Format):
     after_entries = LENGTH.size
 
     map_has_holes = False
-    base_may_repeat = True
 
     # Reading.
 
@@ -472,7 +471,7 @@ class _Dfs20Scanner(Scanner):
 
     def _begins_with(self, position: int, oid_int: int) -> bool:
         """Tell whether an entry of this object is at `position`."""
-        header = self._file.read(position, min(ENTRY.size, self._limit - position))
-        if len(header) < ENTRY.size:
+        if position + ENTRY.size > self._limit:
             return False
-        return bool(ENTRY.unpack(header)[1] == oid_int)
+        header = self._file.read(position, ENTRY.size)
+        return len(header) == ENTRY.size and bool(ENTRY.unpack(header)[1] == oid_int)

@@ -107,8 +107,30 @@ class IndexRecord:
     def check_missing(self, oid_int: int) -> None:
         """Believe it: the record as a whole was checked."""
 
-    def check(self) -> None:
-        self._read()
+    def gen_check(self, entries: Iterator[tuple[int, int, bytes]]) -> Iterator[None]:
+        """Check that each offset leads to an entry of its oid, the last one of this oid.
+
+        Raises:
+            DamageError: they do not agree.
+        """
+        missing = 0
+        for number in self.numbers():
+            words = self.page(number) or NO_PAGE
+            missing += len(words) - words.count(0)
+            yield
+        number, words = -1, NO_PAGE
+        for offset, oid_int, _ in entries:
+            if oid_int >> 9 != number:
+                number = oid_int >> 9
+                words = self.page(number) or NO_PAGE
+            found = words[oid_int & 511]
+            if found < offset:
+                reason = "an entry that the index record does not lead to"
+                raise DamageError(offset, reason, oid_int)
+            missing -= found == offset
+            yield
+        if missing:
+            raise self._damage("that leads to what is no entry")
 
     def next_oid_int(self) -> int:
         self._read()
