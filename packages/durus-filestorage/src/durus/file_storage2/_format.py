@@ -187,6 +187,9 @@ class Dfs20(Format):
     def commit_bytes(self, commit: Commit) -> int:
         return BASE_ENTRY_BYTES if commit.format == BASE else COMMIT_ENTRY_BYTES
 
+    def start_at_most(self, offset: int, commit: Commit) -> int:
+        return offset
+
     # Transactions that we write.
 
     def frame(
