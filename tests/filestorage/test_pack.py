@@ -390,5 +390,5 @@ def test_object_with_many_references_is_packed_in_small_pieces(
         monkeypatch.setattr("durus.file_storage._file.os", faulty)
         storage.pack()
         assert sorted(contents(storage)) == list(range(1000))
-    root_bytes = 30_000
-    assert sorted(sizes)[-2:] < [10_000, root_bytes]
+    # The longest record is the root's, of some 25 KB; all together are five times that.
+    assert max(sizes) < 60_000 < sum(sizes)
