@@ -52,6 +52,18 @@ class Sample:
     def last(self) -> int:
         return self.history.base
 
+    def has_proof(self, number: int, content: bytes) -> bool:
+        """Tell whether the commit record of a state's transaction is in place in `content`.
+
+        It is at the end of the transaction in SHELF-1, at its beginning in DFS20.
+        """
+        stop = self.ends[number]
+        start = stop - 86
+        if self.content.startswith(b"DFS20"):
+            start = self.ends[number - 1]
+            stop = start + 82
+        return content[start:stop] == self.content[start:stop]
+
     def whole_before(self, offset: int) -> int:
         """Give the last state that is in the first `offset` bytes."""
         return max((k for k, end in self.ends.items() if end <= offset), default=-1)
@@ -347,8 +359,8 @@ class Judge:
             assert len(content) < NEW_FILE_BYTES, "damage is taken for a new file"
             return "torn"
         assert number == whole, f"state {number} of a file that is right up to {same}"
-        later = [end for k, end in sample.ends.items() if k > number + 1]
-        intact = [end for end in later if content[end - 86 : end] == sample.content[end - 86 : end]]
+        later = [k for k in sample.ends if k > number + 1]
+        intact = [k for k in later if sample.has_proof(k, content)]
         assert not intact, f"a tail with the whole transactions up to {intact} was set aside"
         end = sample.ends[number]
         if len(content) > end and content[end:].strip(b"\0") and not readonly:

@@ -153,23 +153,33 @@ class Journal:
         """Yield every object's record in the order of the file.
 
         What is stored meanwhile comes at the end, if it did not come before.
+
+        Raises:
+            CorruptionError: something on the way is damaged, or at the end objects are missing.
         """
-        file, format, layout = self.file, self.format, self.layout
+        tip = self.tip
+        count = 0
         try:
-            for offset, oid_int, record in format.gen_entries(
-                file, layout.base_start, layout.base_end
-            ):
+            for offset, oid_int, record in self._gen_entries():
                 if self.find(oid_int) == offset:
+                    count += 1
                     yield record[:8], record
-            position = layout.map_end
-            while position < self.tip.end:
-                stop = self.tip.end
-                for offset, oid_int, record in format.gen_objects(file, position, stop):
-                    if self.find(oid_int) == offset:
-                        yield record[:8], record
-                position = stop
+            # An oid that changed hides an entry: what it says now is that of another object.
+            known = self.object_count() if self.tip is tip else None
+            if known not in {None, count}:
+                raise DamageError(self.layout.base_start, f"{count} objects where {known} are")
         except DamageError as damage:
             raise self.corruption(damage) from damage
+
+    def _gen_entries(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield every entry of the file, those too that are added meanwhile."""
+        format, layout = self.format, self.layout
+        yield from format.gen_entries(self.file, layout.base_start, layout.base_end)
+        position = layout.map_end
+        while position < self.tip.end:
+            stop = self.tip.end
+            yield from format.gen_objects(self.file, position, stop)
+            position = stop
 
     def _fill(self, offset: int, oid_int: int) -> bytes:
         """Read what is at `offset`, and more if it lies beside what was read before."""
