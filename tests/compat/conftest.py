@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,9 @@ NOT_TESTED = "INTEROPERABILITY WITH DURUS 4.3 IS NOT TESTED"
 
 
 @pytest.fixture(scope="session")
-def upstream(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Side:
+def upstream(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Side]:
     """Durus 4.3 in a virtual environment of its own, or a skip where it cannot be had."""
     try:
         python = compat_environment.provide(_cache_directory(request.config, tmp_path_factory))
@@ -35,13 +37,17 @@ def upstream(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             f"{NOT_TESTED}: {type(error).__name__}, and {compat_environment.PYTHON_VARIABLE} names"
             f" no interpreter that has {compat_environment.REQUIREMENT} ({last_line})"
         )
-    return compat_sides.upstream(python)
+    side = compat_sides.upstream(python)
+    yield side
+    side.close()
 
 
 @pytest.fixture(scope="session")
-def ours() -> Side:
+def ours() -> Iterator[Side]:
     """Our Durus, in processes of its own."""
-    return compat_sides.ours()
+    side = compat_sides.ours()
+    yield side
+    side.close()
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ PLANS: dict[str, Plan] = {
     "only-commits-ours-first": [("ours", [["build"]]), *swap(ONLY_COMMITS)],
     "only-packs": [("4.3", [["build"]]), *ONLY_PACKS],
     "only-packs-ours-first": [("ours", [["build"]]), *swap(ONLY_PACKS)],
-    **{f"random-{seed}": random_plan(seed) for seed in range(6)},
+    **{f"random-{seed}": random_plan(seed) for seed in range(4)},
 }
 
 

@@ -116,4 +116,6 @@ def _write_expected(upstream: compat_sides.Side, path: Path, format: str, stage:
 
 if __name__ == "__main__":
     cache = Path(tempfile.gettempdir(), "durus43")
-    make(compat_sides.upstream(compat_environment.provide(cache)), HERE)
+    upstream = compat_sides.upstream(compat_environment.provide(cache))
+    make(upstream, HERE)
+    upstream.close()

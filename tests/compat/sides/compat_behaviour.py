@@ -285,8 +285,11 @@ def clause_init_is_not_called_on_load(directory: str) -> Any:
         original(self, *args, **kwargs)
 
     Person.__init__ = counting
-    _, person = stored(Person("Ada"))
-    return [person.name, len(calls)]
+    try:
+        _, person = stored(Person("Ada"))
+        return [person.name, len(calls)]
+    finally:
+        Person.__init__ = original
 
 
 def clause_setstate_and_getstate(directory: str) -> Any:

@@ -43,6 +43,7 @@ class Side:
         self.name = name
         self._python = str(python)
         self._import_path = import_path
+        self._shared: SideProcess | None = None
 
     def __repr__(self) -> str:
         return f"<Durus {self.name}>"
@@ -52,9 +53,23 @@ class Side:
         return SideProcess(self.name, self._python, self._environment())
 
     def call(self, task: str, **arguments: Any) -> Any:
-        """Run one task ("module:function") in a process of its own and give its result."""
-        with self.start() as process:
-            return process.call(task, **arguments)
+        """Run one task ("module:function") and give its result.
+
+        The process is kept for the next call; one in which a task raised is not.
+        """
+        if self._shared is None:
+            self._shared = self.start()
+        try:
+            return self._shared.call(task, **arguments)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the process that `call` keeps."""
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            shared.close()
 
     def run_command(self, *arguments: str) -> str:
         """Run `durus` with arguments, and give what it prints.
