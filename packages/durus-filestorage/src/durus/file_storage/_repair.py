@@ -19,6 +19,7 @@ from collections.abc import Generator, Iterator
 from contextlib import suppress
 from itertools import chain
 from logging import WARNING
+from operator import itemgetter
 
 from durus.error import CorruptionError, CorruptRecordError, StorageOpenError
 from durus.file_storage._commit_record import SYNCED, Commit
@@ -162,6 +163,9 @@ class _Repair:
         self._limit = file.length()
         self._tip = Tip(0)
         self._starts: list[int] | None = None
+        # The transactions to keep: serial, and the file offsets of those that have none.
+        self._found: list[tuple[int, int, int]] = []
+        self._frames: dict[int, Frame] = {}
 
     def gen_losses(self) -> Iterator[str]:
         """Write the new file; yield what is not in it."""
@@ -177,21 +181,43 @@ class _Repair:
                     yield f"bytes {position} to {stop} (found {damage.reason})"
                 position = stop
                 continue
-            self._keep(scanner.start, tip)
+            if tip.unproven:
+                self._found.append(
+                    (self._found[-1][0] if self._found else 0, scanner.start, tip.end)
+                )
+            else:
+                self._note_frame(self._format.read_frame(self._file, scanner.start))
             position = tip.end
+        self._copy_found()
 
     # Transactions.
 
-    def _keep(self, start: int, tip: Tip) -> None:
-        """Copy the whole transaction at `start`, which `tip` comes after."""
-        if not tip.unproven:
-            self._keep_frame(self._format.read_frame(self._file, start))
-            return
-        new_start = self._tip.end
-        copy_range(self._file, start, tip.end, self._new, new_start)
-        self._tip = self._tip._replace(end=new_start + tip.end - start, unproven=new_start)
+    def _note_frame(self, frame: Frame) -> None:
+        """Note a transaction to keep, unless it is in the base or was found before."""
+        serial = frame.commit.serial
+        if serial > self._tip.serial and serial not in self._frames:
+            self._frames[serial] = frame
+            self._found.append((serial, 0, 0))
 
-    def _keep_frame(self, frame: Frame) -> None:
+    def _copy_found(self) -> None:
+        """Copy what was found in the order of the commits.
+
+        Where damage has repeated or moved transactions, an old one must not replace a newer. One of
+        Durus 4.3 has no serial, and stays behind the one that it follows.
+        """
+        for serial, start, stop in sorted(self._found, key=itemgetter(0)):
+            if stop:
+                self._copy_unproven(start, stop)
+            else:
+                self._copy_frame(self._frames[serial])
+
+    def _copy_unproven(self, start: int, stop: int) -> None:
+        """Copy a transaction as it is."""
+        new_start = self._tip.end
+        copy_range(self._file, start, stop, self._new, new_start)
+        self._tip = self._tip._replace(end=new_start + stop - start, unproven=new_start)
+
+    def _copy_frame(self, frame: Frame) -> None:
         """Copy a transaction, and seal it anew."""
         start = self._tip.end
         first = start + self._format.before_entries
@@ -204,12 +230,12 @@ class _Repair:
         self._tip = self._format.seal_frame(self._new, start, last, commit)
 
     def _keep_but_for_length(self, start: int) -> int:
-        """Copy a transaction of which nothing but the length is damaged; give its end, else 0."""
+        """Note a transaction of which nothing but the length is damaged; give its end, else 0."""
         found = next(self._format.gen_commits(self._file, start, self._limit), None)
         frame = found and self._format.is_whole_but_for_length(self._file, start, *found)
         if not frame:
             return 0
-        self._keep_frame(frame)
+        self._note_frame(frame)
         return frame.end
 
     def _next_whole(self, position: int) -> int:
