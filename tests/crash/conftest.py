@@ -37,7 +37,7 @@ class Kind:
     module: str
 
 
-@pytest.fixture(params=["FileStorage"])
+@pytest.fixture(params=["FileStorage", "FileStorage2"])
 def kind(request: pytest.FixtureRequest) -> Kind:
     """Each storage in turn."""
     modules = {"FileStorage": "durus.file_storage", "FileStorage2": "durus.file_storage2"}

@@ -260,7 +260,8 @@ class Judge:
         """Open damaged files, read everything, and say what became of it.
 
         Returns:
-            "refused", "reported" (while reading), "torn" or "harmless".
+            "refused", "reported" (while reading), "set aside" or "cut" (an earlier state is seen),
+            or "harmless".
 
         Raises:
             AssertionError: silently wrong, or reported in a way that is not documented.
@@ -273,7 +274,9 @@ class Judge:
                 return self._judge_refusal(error, files)
             with storage:
                 number, reports = self._judge_reading(storage)
-                torn = self._judge_number(number, files[NAME], warnings, readonly=readonly)
+                torn = self._judge_number(number, reports, files[NAME], readonly=readonly)
+                if torn == "set aside" and not readonly:
+                    assert warnings.count, "no warning"
                 if pack and not readonly and storage.can_pack:
                     reports += self._judge_pack(storage, number)
         if readonly:
@@ -346,28 +349,34 @@ class Judge:
         assert not whole or not expected.keys() - walked.keys(), "a walk leaves out objects"
 
     def _judge_number(
-        self, number: int, content: bytes, warnings: Warnings, *, readonly: bool
+        self, number: int, reports: int, content: bytes, *, readonly: bool
     ) -> str | None:
-        """Allow an earlier state only by the rule of the torn tail, or where the file ends."""
+        """Allow an earlier state only by the rule of the torn tail, or where the file ends.
+
+        Returns:
+            "set aside" or "cut" if that was so, None for the last state.
+        """
         sample = self.sample
         if number == sample.last:
             return None
         same = common_prefix(content, sample.content)
         whole = sample.whole_before(same)
-        if whole < 0:
-            assert number == 0
+        if number == 0 and whole < 0:
             assert len(content) < NEW_FILE_BYTES, "damage is taken for a new file"
-            return "torn"
-        assert number == whole, f"state {number} of a file that is right up to {same}"
+            return "cut"
+        # More than one place may be damaged: the first is then reported, and the last is torn.
+        right = number == whole or (number > whole and reports)
+        assert right, f"state {number} of a file that is right up to {same}"
         later = [k for k in sample.ends if k > number + 1]
         intact = [k for k in later if sample.has_proof(k, content)]
         assert not intact, f"a tail with the whole transactions up to {intact} was set aside"
         end = sample.ends[number]
-        if len(content) > end and content[end:].strip(b"\0") and not readonly:
-            assert warnings.count, "no warning"
+        if not content[end:].strip(b"\0"):
+            return "cut"
+        if not readonly:
             torn = self.path.with_name(f"{NAME}.torn-{end}")
             assert torn.read_bytes() == content[end:], "not what was cut off"
-        return "torn"
+        return "set aside"
 
     def _judge_pack(self, storage: Any, number: int) -> int:
         """Pack: what was right before is right after, or it is reported."""

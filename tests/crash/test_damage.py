@@ -89,7 +89,7 @@ def damages_of(way: str, sample: Sample) -> list[Damage]:
 def test_damage_to_the_file(judge: Judge, way: str) -> None:
     """Damage to the file is reported with its place, harmless, or the torn tail's rule applies."""
     outcomes = try_all(judge, damages_of(way, judge.sample))
-    assert outcomes["refused"] + outcomes["torn"] + outcomes["reported"] > 0
+    assert outcomes.keys() - {"harmless"}
 
 
 def test_damage_that_opening_does_not_see(kind: Kind, live: Path, place: Path) -> None:
