@@ -115,26 +115,27 @@ def test_hostile_records(kind: Kind, place: Path, ours: bool, options: dict[str,
     assert not marker.exists()
 
 
-def shelf_transaction(*records: tuple[bytes, bytes]) -> bytes:
-    """Give a SHELF-1 transaction without a commit record, as Durus 4.3 writes it."""
-    entries = b""
-    for oid, record in records:
-        entries += struct.pack(">Q", len(record) + 8) + oid + record
+def old_transaction(kind: Kind, *records: bytes) -> bytes:
+    """Give a transaction without a commit record, as Durus 4.3 writes it."""
+    if kind.name == "FileStorage2":
+        entries = b"".join(struct.pack(">L", len(record)) + record for record in records)
+        return entries + bytes(4)
+    entries = b"".join(
+        struct.pack(">Q", len(record) + 8) + record[:8] + record for record in records
+    )
     return struct.pack(">Q", len(entries)) + entries
 
 
 def test_hostile_commit_record(kind: Kind, place: Path) -> None:
     """A hostile pickle where a commit record should be is damage, or one more object."""
-    if kind.name != "FileStorage":
-        pytest.skip("this format has no commit record")
     path, marker = place / NAME, place / "marker"
     honest = make_record(0, "root")
     for ours in (True, False):
         hostile = hostile_record(RESERVED, marker, b"", ours=ours)
         tails = [
-            shelf_transaction((RESERVED, hostile)),
-            shelf_transaction((int8_to_str(0), honest), (RESERVED, hostile)),
-            shelf_transaction((RESERVED, hostile), (int8_to_str(0), honest)),
+            old_transaction(kind, hostile),
+            old_transaction(kind, honest, hostile),
+            old_transaction(kind, hostile, honest),
         ]
         for tail in tails:
             path.unlink(missing_ok=True)
@@ -149,6 +150,31 @@ def test_hostile_commit_record(kind: Kind, place: Path) -> None:
             with nothing_unpickled(), quiet():
                 look_at(kind, path, repair=True)
             assert not marker.exists()
+
+
+def test_hostile_index_record(kind: Kind, place: Path) -> None:
+    """The pickled dictionary of a DFS20 file is read without an unpickler."""
+    if kind.name != "FileStorage2":
+        pytest.skip("SHELF-1 has no pickle of its own")
+    path, marker = place / NAME, place / "marker"
+    entry = old_transaction(kind, make_record(0, "root"))
+    item = b"\x80\x02}q\x00U\x08" + bytes(8) + b"q\x01K\x0es"
+
+    def write(pickled: bytes) -> None:
+        index = zlib.compress(pickled)
+        head = b"DFS20\0" + struct.pack(">Q", 14 + len(entry))
+        path.write_bytes(head + entry + struct.pack(">Q", len(index)) + index)
+
+    write(item + b".")
+    with kind.open(path, readonly=True) as storage:
+        assert storage.load(int8_to_str(0)) == make_record(0, "root")
+    for items in (hostile_pickle(marker), item[:-1] + hostile_pickle(marker), item + b"0"):
+        for pickled in (items, items + hostile_pickle(marker)):
+            write(pickled)
+            for options in ({}, {"readonly": True}, {"repair": True}):
+                with nothing_unpickled(), quiet(), suppress(CorruptionError):
+                    look_at(kind, path, **options)
+                assert not marker.exists()
 
 
 def test_hostile_index(kind: Kind, place: Path) -> None:
