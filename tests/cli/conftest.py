@@ -48,7 +48,7 @@ class Command:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=300,
         )
         assert status in {None, done.returncode}, f"{arguments}\n{done.stdout}\n{done.stderr}"
         return done
@@ -70,7 +70,7 @@ class Command:
             cwd=str(self.folder),
             env=self.environment | environment,
             encoding="utf-8",
-            timeout=30,
+            timeout=300,
             dimensions=(40, 120),
         )
         self.children.append(child)

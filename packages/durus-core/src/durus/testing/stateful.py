@@ -142,10 +142,10 @@ class StorageMachine(RuleBasedStateMachine):
         """Let the packer take some steps."""
         assert self._packer is not None
         self._doubt_garbage()
+        # Also when it has ended: how many steps that takes is a matter of time, and which moves are
+        # possible must not be.
         for _ in range(steps):
-            if next(self._packer, self) is self:
-                self._packer = None
-                return
+            next(self._packer, None)
 
     @precondition(_is_packing)
     @rule()
