@@ -106,7 +106,8 @@ class Connection(WritableConnection):
                 PersistentDict.
             trust: names that stored data may use: classes ("shop.models.Order") and the packages or
                 modules that define them ("shop"). Without it, whatever can be imported, as in Durus
-                4.3: then open only files that you would run.
+                4.3: then open only files that you would run. It limits names, not what stored
+                data does with the classes that they name.
             broken_objects: give a stand-in (`durus.broken`) for an object whose class cannot be
                 imported, instead of an UnknownClassError.
 
