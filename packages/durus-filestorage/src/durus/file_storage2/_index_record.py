@@ -33,8 +33,9 @@ _OID = Struct(">Q")
 # What Durus 4.3 writes for {}, byte for byte.
 EMPTY_INDEX = bytes.fromhex("789c6b60a99da20700056201c4")
 
-# Opcodes: PUT and its relatives, and FRAME, may stand anywhere.
-_FILL = rb"(?:q.|r....|\x94|\x95........|p\d+\n)*"
+# Opcodes: PUT and its relatives, and FRAME, may stand anywhere. No pickler puts more than two in
+# one place, or four around items; without a limit, matching a long run of them takes memory.
+_FILL = rb"(?:q.|r....|\x94|\x95........|p\d+\n){0,8}"
 _GET = rb"(?:h.|j....|g\d+\n)"
 _ESCAPE = rb"\\(?:x[0-9a-f]{2}|[nrt\\'\"])"
 _KEY = (
@@ -50,14 +51,17 @@ _VALUE = (
 )
 _HEAD = re.compile(rb"(?:\x80[\0-\x05])?" + _FILL + rb"(?:\}|\(d)" + _FILL, re.DOTALL)
 _ITEM = re.compile(
-    rb"(?:[(us]|q.|r....|\x94|\x95........|p\d+\n)*" + _KEY + _FILL + _VALUE, re.DOTALL
+    rb"(?:[(us]|q.|r....|\x94|\x95........|p\d+\n){0,16}" + _KEY + _FILL + _VALUE, re.DOTALL
 )
-_END = re.compile(rb"(?:[(us]|q.|r....|\x94|\x95........|p\d+\n)*\.\Z", re.DOTALL)
+_END = re.compile(rb"(?:[(us]|q.|r....|\x94|\x95........|p\d+\n){0,16}\.\Z", re.DOTALL)
 
 # More than any item takes.
 _LONGEST_ITEM_BYTES = 256
 
 _PIECE_BYTES = 1 << 16
+
+# An entry is at least this long: the record of an object without data.
+_SMALLEST_ENTRY_BYTES = 16
 
 _PROTO_AND_DICT = b"\x80\x03}"
 _MARK, _SETITEMS, _STOP = b"(", b"u", b"."
@@ -179,11 +183,14 @@ class IndexRecord:
         """Read the items into pages, or into a dictionary if pages would be mostly empty."""
         marks = Marks(temporary_directory())
         first_offset, end = self._layout.base_start, self._layout.map_offset
+        most = (end - first_offset) // _SMALLEST_ENTRY_BYTES
         highest = -1
         count = 0
         for oid_int, offset in self._gen_items():
             if not first_offset <= offset < end:
                 raise self._damage(f"that leads to offset {offset}")
+            if count == most:
+                raise self._damage("of more objects than there is room for")
             if highest < oid_int < FIRST_UNCOUNTED_OID_INT:
                 highest = oid_int
             count += 1
