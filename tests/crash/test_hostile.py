@@ -29,6 +29,7 @@ from durus.storage import MemoryStorage, get_census, get_reference_index
 from durus.utils import int8_to_str
 
 from .conftest import Kind
+from .damage import bounded
 from .helpers import NAME, make_record, quiet
 
 RESERVED = b"\xff" * 8
@@ -175,6 +176,24 @@ def test_hostile_index_record(kind: Kind, place: Path) -> None:
                 with nothing_unpickled(), quiet(), suppress(CorruptionError):
                     look_at(kind, path, **options)
                 assert not marker.exists()
+
+
+def test_swollen_index_record(kind: Kind, place: Path) -> None:
+    """A small DFS20 file whose dictionary unpacks to very much takes neither memory nor time."""
+    if kind.name != "FileStorage2":
+        pytest.skip("SHELF-1 has no pickle of its own")
+    path = place / NAME
+    entry = old_transaction(kind, make_record(0, "root"))
+    item = b"U\x08" + bytes(8) + b"q\x01K\x0es"
+    for swelling in (b"\x94" * (80 << 20), b"0" * (80 << 20), item * (8 << 20)):
+        index = zlib.compress(b"\x80\x02}q\x00" + item + swelling + b".")
+        head = b"DFS20\0" + struct.pack(">Q", 14 + len(entry))
+        path.write_bytes(head + entry + struct.pack(">Q", len(index)) + index)
+        with quiet(), bounded(path.stat().st_size):
+            with pytest.raises(CorruptionError), kind.open(path, readonly=True) as storage:
+                storage.load(int8_to_str(0))
+            with kind.open(path, repair=True) as storage:
+                assert storage.load(int8_to_str(0)) == make_record(0, "root")
 
 
 def test_hostile_index(kind: Kind, place: Path) -> None:
