@@ -112,7 +112,7 @@ class Journal:
             (oid_int,) = _OID.unpack(oid)
         except (struct_error, TypeError):
             raise InvalidOidError(oid) from None
-        offset = self.find(oid_int)
+        offset = self.index.tail.get(oid_int) or self.find(oid_int)
         if not offset:
             self.check_missing(oid_int)
             raise DurusKeyError(oid)
