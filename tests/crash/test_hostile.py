@@ -185,7 +185,7 @@ def test_swollen_index_record(kind: Kind, place: Path) -> None:
     path = place / NAME
     entry = old_transaction(kind, make_record(0, "root"))
     item = b"U\x08" + bytes(8) + b"q\x01K\x0es"
-    for swelling in (b"\x94" * (80 << 20), b"0" * (80 << 20), item * (8 << 20)):
+    for swelling in (b"\x94" * (20 << 20), b"0" * (70 << 20), item * (3 << 20)):
         index = zlib.compress(b"\x80\x02}q\x00" + item + swelling + b".")
         head = b"DFS20\0" + struct.pack(">Q", 14 + len(entry))
         path.write_bytes(head + entry + struct.pack(">Q", len(index)) + index)

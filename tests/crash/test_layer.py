@@ -108,7 +108,7 @@ class Journal:
         return blobs, start
 
 
-BLOBS = [b"one" * 20, b"two" * 300, b"three", b"four" * 5]
+BLOBS = [b"one" * 20, b"two" * 180, b"three", b"four" * 5]
 
 
 def record(directory: Path, **flags: bool) -> DiskRecorder:

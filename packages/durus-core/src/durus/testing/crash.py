@@ -52,7 +52,6 @@ from durus.testing._disk import (
 __all__ = ["DEFAULT_CRASH_POINTS", "DiskRecorder", "DiskState", "FaultyDisk", "crash_points"]
 
 DEFAULT_CRASH_POINTS = 1500
-_DENSE_BYTES = 1024
 _EDGE_BYTES = 96
 
 _Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -269,6 +268,7 @@ class DiskRecorder:
         limit: int | None = None,
         *,
         seed: int = 0,
+        dense_bytes: int = 1024,
         stride_bytes: int | None = None,
         extra: int = 12,
     ) -> Iterator[DiskState]:
@@ -280,9 +280,10 @@ class DiskRecorder:
             limit: the most states to give; what is left out is chosen at random. 0 for no limit,
                 None for `crash_points()`.
             seed: makes the random choices.
-            stride_bytes: how far apart long writes are cut. Writes of up to 1024 bytes are cut at
-                every byte, longer ones at every byte near their ends as well. The default is a
-                hundredth of the write.
+            dense_bytes: writes of up to this length are cut at every byte, longer ones at every
+                byte near their ends.
+            stride_bytes: how far apart longer writes are cut elsewhere. The default is a hundredth
+                of the write.
             extra: random outcomes at each point, besides the systematic ones.
 
         Raises:
@@ -291,7 +292,7 @@ class DiskRecorder:
         """
         self.check_complete()
         random = Random(seed)  # noqa: S311 - it picks test cases
-        cuts = partial(_cuts, stride_bytes=stride_bytes)
+        cuts = partial(_cuts, dense_bytes=dense_bytes, stride_bytes=stride_bytes)
         plans = [
             (point, plan)
             for point, disk in self._follow()
@@ -445,15 +446,16 @@ def _distinct(states: Iterator[DiskState]) -> Iterator[DiskState]:
             yield state
 
 
-def _cuts(length_bytes: int, stride_bytes: int | None) -> Iterator[int]:
+def _cuts(length_bytes: int, dense_bytes: int, stride_bytes: int | None) -> Iterator[int]:
     """Give where to cut a write: a small one everywhere, a long one at its ends and between."""
-    if length_bytes <= _DENSE_BYTES:
+    if length_bytes <= dense_bytes:
         yield from range(length_bytes)
         return
     stride = stride_bytes or max(1, length_bytes // 100)
-    yield from range(_EDGE_BYTES)
-    yield from range(_EDGE_BYTES, length_bytes - _EDGE_BYTES, stride)
-    yield from range(length_bytes - _EDGE_BYTES, length_bytes)
+    edge = min(_EDGE_BYTES, dense_bytes // 2)
+    yield from range(edge)
+    yield from range(edge, length_bytes - edge, stride)
+    yield from range(length_bytes - edge, length_bytes)
 
 
 def _relative_files(root: str) -> Iterator[str]:
