@@ -37,6 +37,5 @@ def promises_of(module: ModuleType, *, but_for: frozenset[str] = frozenset()) ->
 
 
 def _is_fixture(value: object) -> bool:
-    # pytest has no public way to tell: a class of its own, or before version 8.4 an attribute.
-    is_own_class = type(value).__module__.startswith("_pytest.fixtures")
-    return is_own_class or hasattr(value, "_pytestfixturefunction")
+    # pytest has no public way to tell, and the name of the class differs between its versions.
+    return type(value).__module__.startswith("_pytest.fixtures")
