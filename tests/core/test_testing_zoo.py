@@ -46,10 +46,10 @@ class Disk:
 class DiskStorage(Storage):
     """A right storage with every ability: persistent, shared, packable, read-only on request."""
 
-    can_pack: ClassVar[bool] = True
-    can_share: ClassVar[bool] = True
+    can_pack = True
+    can_share = True
     can_open_readonly: ClassVar[bool] = True
-    is_persistent: ClassVar[bool] = True
+    is_persistent = True
 
     def __init__(self, disk: Disk, readonly: bool = False) -> None:
         self.disk = disk
