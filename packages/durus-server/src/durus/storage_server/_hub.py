@@ -102,7 +102,7 @@ class Hub:
         if self.on_room is not None:
             self.on_room()
 
-    async def wait_for_leaving(self, timeout_s: float | None) -> None:
+    async def wait_for_leaving(self, timeout_s: float) -> None:
         """Wait until a client has left, or for so long."""
         self._leaving.clear()
         try:
