@@ -26,6 +26,7 @@ FLOORS = [
     ("durus-core", "storage persistent_dict persistent_list persistent_set btree"),
     ("durus-core", "backends"),
     ("durus-core", "connection"),
+    ("durus-core", "database"),
     ("durus-core", "testing"),
     ("durus-filestorage", "file_storage"),
     ("durus-filestorage", "file_storage2"),
