@@ -460,9 +460,9 @@ def test_idle_connections_are_limited(max_idle: int) -> None:
 
 
 def test_a_thread_ends_while_the_server_is_gone(
-    server_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A Connection that cannot be aborted is closed when its thread ends, and the log says why."""
+    """A Connection that cannot be aborted is closed when its thread ends; the next is a new one."""
 
     def sync(self: Session) -> list[bytes]:
         raise StorageDisconnectedError("the server is gone")
@@ -477,7 +477,6 @@ def test_a_thread_ends_while_the_server_is_gone(
 
             connection = in_thread(work)
             assert connection.transaction_serial < 0
-        assert "the server is gone" in caplog.text
         assert in_thread(database.connection) is not connection
 
 

@@ -40,8 +40,8 @@ from durus.error import (
     ConnectionClosedError,
     ConnectionForkError,
     ConnectionStateError,
+    DurusError,
 )
-from durus.logger import logger
 from durus.persistent import PersistentObject
 from durus.sessions import SharedStorage
 from durus.storage import Storage
@@ -337,10 +337,8 @@ class Database:
         try:
             if is_kept:
                 connection.abort()
-        except ConnectionClosedError:
-            is_kept = False
-        except Exception:  # noqa: BLE001 - its thread has ended: there is nobody to tell
-            logger.warning("closed the Connection of a thread that has ended", exc_info=True)
+        except DurusError:
+            # Closed meanwhile, or the storage is out of reach: the next that needs it is told.
             is_kept = False
         with self._lock:
             if is_kept and self._has_room():
