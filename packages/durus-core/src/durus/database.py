@@ -197,7 +197,8 @@ class Database:
     def pack(self) -> None:
         """Remove from the storage what the root does not reach, while other threads go on.
 
-        A pack that is called during another one waits for it.
+        A pack that is called during another one waits for it. A transaction that is open meanwhile
+        gets a ReadConflictError where it reads what only its older state reaches.
 
         Raises:
             NotSupportedError: the storage cannot be packed.
