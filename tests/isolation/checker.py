@@ -451,7 +451,7 @@ def _components(graph: Graph, kinds: set[str]) -> Iterator[set[Node]]:
                     above = work[-1][0]
                     lowest[above] = min(lowest[above], lowest[node])
                 if lowest[node] == numbers[node]:
-                    component = set()
+                    component: set[Node] = set()
                     while not component or node not in component:
                         component.add(stack.pop())
                     on_stack -= component

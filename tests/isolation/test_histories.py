@@ -126,7 +126,7 @@ class Workers:
 def test_a_process_that_is_killed(url: str, seed: int, folder: Path) -> None:
     """SIGKILL again and again in the midst of four threads: what was acknowledged is there."""
     chance = Random(seed)
-    size = size_for(1, 4, pack_every=15)
+    size = Size(1, 4, max(TRANSACTIONS // 12, 10), pack_every=15)  # each time that it is started
     with Database(url.format(folder), CACHE_SIZE) as database:
         prepare(database, size)
     workers = Workers(url.format(folder), folder, size, seed)

@@ -206,7 +206,7 @@ class Database:
         """
         with self._use("pack"), self._packing:
             if self._shared is not None:
-                for _ in self._shared.gen_pack():
+                for _ in self._shared.get_packer():
                     pass
                 return
             with self._new_session() as session:
