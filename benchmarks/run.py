@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -225,10 +225,7 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
         "rounds": options.rounds,
         "took_s": round(time.monotonic() - began),
         "raw_syncs_per_s": raw_syncs_per_s,
-        "workloads": {
-            w.name: {**asdict(w), "full": w.settings(quick=options.quick)}
-            for w in options.workloads
-        },
+        "workloads": {w.name: w.described(quick=options.quick) for w in options.workloads},
         "measurements": measurements,
     }
 

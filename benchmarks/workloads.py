@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 __all__ = ["WORKLOADS", "Target", "Workload"]
@@ -62,6 +62,12 @@ class Workload:
     def settings(self, *, quick: bool) -> dict[str, Any]:
         """Give the settings of a full or of a quick run."""
         return self.full | self.quick if quick else self.full
+
+    def described(self, *, quick: bool) -> dict[str, Any]:
+        """Give what is stored with the results of a run, so that they stand alone."""
+        described = asdict(self) | {"settings": self.settings(quick=quick)}
+        del described["full"], described["quick"]
+        return described
 
     def expected_writes(self, settings: dict[str, Any]) -> int:
         """Give how many Items' counters have gone up by one in all, if it writes."""
