@@ -61,7 +61,7 @@ class Row:
         verdict: for ours, the target and whether it is reached.
     """
 
-    peer: str
+    title: str
     rate: float
     low: float
     high: float
@@ -110,7 +110,7 @@ def _rows(workload: dict[str, Any], measurements: list[dict[str, Any]]) -> list[
         rate = statistics.median(rates)
         rows.append(
             Row(
-                peer=peer,
+                title=PEERS[peer].title_in(serves=workload["serves"]),
                 rate=rate,
                 low=min(rates),
                 high=max(rates),
@@ -120,19 +120,20 @@ def _rows(workload: dict[str, Any], measurements: list[dict[str, Any]]) -> list[
                 syncs=statistics.median(syncs) if syncs else None,
                 p50_ms=values["p50_ms"],
                 p99_ms=values["p99_ms"],
-                verdict=_verdict(workload["target"], medians, others, peer),
+                verdict=_verdict(workload, medians, others, peer),
             )
         )
     return rows
 
 
 def _verdict(
-    target: dict[str, Any],
+    workload: dict[str, Any],
     medians: dict[str, dict[str, float | None]],
     others: list[str],
     peer: str,
 ) -> str:
     """Say how ours stands against its target, or nothing of the others."""
+    target = workload["target"]
     named = target["versus"]
     if not PEERS[peer].is_ours or not others or (named and named not in medians):
         return ""
@@ -143,7 +144,7 @@ def _verdict(
         p99_ratio = (medians[peer]["p99_ms"] or 0.0) / (medians[against]["p99_ms"] or 1.0)
         limit = target["p99_ratio"]
         parts.append("p99 " + _part(p99_ratio, limit, p99_ratio <= limit, "at most"))
-    return f"{'; '.join(parts)} of {PEERS[against].title}"
+    return f"{'; '.join(parts)} of {PEERS[against].title_in(serves=workload['serves'])}"
 
 
 def _part(ratio: float, limit: float, reached: bool, bound: str) -> str:
@@ -157,7 +158,7 @@ def _number(value: float | None, form: str = ",.0f") -> str:
 def _cells(row: Row) -> list[str]:
     server = "" if row.server_cpu_us is None else f" + {row.server_cpu_us:,.1f}"
     return [
-        PEERS[row.peer].title,
+        row.title,
         _number(row.rate),
         f"{_number(row.low)} - {_number(row.high)}",
         _number(row.ratio, ".2f"),
@@ -220,7 +221,7 @@ def show(results: dict[str, Any]) -> None:
         console.print(table)
         for row in rows:
             if row.verdict:
-                console.print(f"  {row.verdict}", highlight=False)
+                console.print(f"  {row.title}: {row.verdict}", highlight=False)
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -231,7 +232,7 @@ def markdown(results: dict[str, Any]) -> str:
         lines += ["", f"**{titles[name]}** (`{name}`)", ""]
         lines += ["| " + " | ".join(HEADER) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
         lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
-        lines += ["", *(row.verdict for row in rows if row.verdict)]
+        lines += ["", *(f"{row.title}: {row.verdict}." for row in rows if row.verdict)]
     return "\n".join(lines)
 
 

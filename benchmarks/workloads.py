@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["WORKLOADS", "Target", "Workload"]
 
-SERVERS = ("durus5", "durus43", "zodb")
+SERVERS = ("durus5", "durus5-uvloop", "durus43", "zodb")
 EMBEDDED = ("durus5", "zodb", "relstorage")
 
 

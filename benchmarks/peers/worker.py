@@ -57,7 +57,8 @@ def _count_syncs(path: str) -> Callable[[], int]:
 
 
 def _peer(name: str) -> Peer:
-    peer: Peer = importlib.import_module(f"benchmarks.peers.{name}").PEER
+    adapter = name.partition("-")[0]  # the rest is a variant of its environment
+    peer: Peer = importlib.import_module(f"benchmarks.peers.{adapter}").PEER
     return peer
 
 
