@@ -12,7 +12,9 @@ import pytest
 
 from durus import error
 from durus.error import (
+    AuthenticationError,
     BackendError,
+    CommitUnknownError,
     ConflictError,
     ConnectionClosedError,
     ConnectionStateError,
@@ -28,6 +30,7 @@ from durus.error import (
     ReadConflictError,
     ShortRead,
     StorageClosedError,
+    StorageDisconnectedError,
     StorageError,
     StorageFormatError,
     StorageLockedError,
@@ -37,6 +40,7 @@ from durus.error import (
     StorageReadOnlyError,
     StorageTransactionError,
     StorageWriteError,
+    UnissuedOidError,
     UnknownClassError,
     UnpicklableError,
     UntrustedClassError,
@@ -58,6 +62,17 @@ MADE: list[tuple[Exception, str, tuple[type[Exception], ...]]] = [
     (StorageFormatError("said", "a"), "said", (StorageError, ValueError)),
     (StorageWriteError("said"), "said", (StorageError, OSError)),
     (StorageReadOnlyError("said"), "said", (StorageError, OSError)),
+    (StorageDisconnectedError("said"), "said", (StorageError, ConnectionError)),
+    (CommitUnknownError("said"), "said", (StorageError, ConnectionError)),
+    (AuthenticationError("said"), "said", (StorageError, PermissionError)),
+    (
+        UnissuedOidError(OID),
+        (
+            "tried to store under oid 258, which is neither stored nor was given to this session by"
+            " new_oid(); nothing of the commit is stored"
+        ),
+        (StorageError, ValueError),
+    ),
     (StorageClosedError("said"), "said", (StorageError, ValueError)),
     (StorageTransactionError("said"), "said", (StorageError, RuntimeError)),
     (NotSupportedError("said"), "said", (StorageError, NotImplementedError)),

@@ -593,6 +593,7 @@ class _Census:
 
     Attributes:
         count: the number of items.
+        oids: the nodes that are stored.
         serial: the last transaction that asked for it. By that it has read every node, and
             conflicts with a change of any.
     """
@@ -603,9 +604,9 @@ class _Census:
         "_direct_changes",
         "_is_right",
         "_new_nodes",
-        "_oids",
         "_root",
         "count",
+        "oids",
         "serial",
     )
 
@@ -614,7 +615,7 @@ class _Census:
         self._connection = root._p_connection
         self._direct_changes = _direct_changes
         self._is_right = True
-        self._oids: set[bytes] = set()
+        self.oids: set[bytes] = set()
         self._new_nodes: dict[int, Any] = {}  # by id(); they get their oids from a commit
         self.count = 0
         self.serial = 0
@@ -642,14 +643,14 @@ class _Census:
         """Note that the tree has these further nodes."""
         for node in nodes:
             if node._p_oid is not None:
-                self._oids.add(node._p_oid)
+                self.oids.add(node._p_oid)
             elif self._connection is not None:
                 self._new_nodes[id(node)] = node
 
     def note_gone(self, nodes: Iterable[Any]) -> None:
         """Note that the tree no longer has these nodes: what becomes of them is no conflict."""
         for node in nodes:
-            self._oids.discard(node._p_oid)
+            self.oids.discard(node._p_oid)
             self._new_nodes.pop(id(node), None)
 
     def note_stale(self, oids: Iterable[bytes]) -> set[bytes]:
@@ -660,7 +661,7 @@ class _Census:
         """
         new_nodes, self._new_nodes = self._new_nodes, {}
         self.note_new(new_nodes.values())
-        found = self._oids.intersection(oids)
+        found = self.oids.intersection(oids)
         if found:
             self._is_right = False
         return found

@@ -69,9 +69,11 @@ class Summary(Protocol):
 
     Attributes:
         serial: the last transaction that has used it, and by that has read all that it is about.
+        oids: what it is about, as far as that is stored.
     """
 
     serial: int
+    oids: set[bytes]
 
     def note_stale(self, oids: Iterable[bytes]) -> Iterable[bytes]:
         """Take note that the states of `oids` were replaced, and tell which of them matter."""
@@ -232,7 +234,7 @@ class Connection(WritableConnection):
         except ReadConflictError as conflict:
             # What was read so far is also the newest state if none of it has changed since: then
             # the transaction moves on to that.
-            self._note_stale(self._storage.sync())
+            self._note_stale(self._sync())
             self._refuse_after_conflict(conflict)
             record = self._storage.load(oid)
         return open_record(oid, record, self._where)
@@ -448,9 +450,19 @@ class Connection(WritableConnection):
             self._stale.update(conflicts)
             self._conflict = ReadConflictError(sorted(self._stale))
 
+    def _sync(self) -> Collection[bytes]:
+        """Move the storage to the newest state, and give what is stale by that."""
+        oids = self._storage.sync()
+        if oids is not None:
+            return oids
+        # Nobody knows what has changed, nor whose the oids are that were given before.
+        self._spare_oids.clear()
+        in_memory = {obj._p_oid for obj in self.cache}
+        return in_memory.union(*(summary.oids for summary in self.summaries))
+
     def _move_to_newest(self) -> None:
         try:
-            self._stale.update(self._storage.sync())
+            self._stale.update(self._sync())
         finally:
             stale, self._stale = self._stale, set()
             for oid in stale:

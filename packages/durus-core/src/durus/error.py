@@ -20,6 +20,10 @@ have caught in its place::
      |    +-- StorageReadOnlyError (OSError)     a write to what was opened read-only
      |    +-- StorageClosedError (ValueError)    use after close()
      |    +-- StorageTransactionError (RuntimeError)  store() or end() outside begin() ... end()
+     |    +-- UnissuedOidError (ValueError)      a commit under an oid that is not its own; has .oid
+     |    +-- StorageDisconnectedError (ConnectionError)  the server is not there, or was lost
+     |    +-- CommitUnknownError (ConnectionError)  lost while it committed: done or not done
+     |    +-- AuthenticationError (PermissionError)  the server, or we, could not prove who it is
      |    +-- NotSupportedError (NotImplementedError) the storage lacks this optional ability
      |    +-- CorruptionError (ValueError)       damage; has .path, .offset, .oid as far as known
      |         +-- CorruptRecordError            one record does not prove itself
@@ -40,7 +44,9 @@ from collections.abc import Iterable
 from pickle import PicklingError
 
 __all__ = [
+    "AuthenticationError",
     "BackendError",
+    "CommitUnknownError",
     "ConflictError",
     "ConnectionClosedError",
     "ConnectionStateError",
@@ -56,6 +62,7 @@ __all__ = [
     "ReadConflictError",
     "ShortRead",
     "StorageClosedError",
+    "StorageDisconnectedError",
     "StorageError",
     "StorageFormatError",
     "StorageLockedError",
@@ -65,6 +72,7 @@ __all__ = [
     "StorageReadOnlyError",
     "StorageTransactionError",
     "StorageWriteError",
+    "UnissuedOidError",
     "UnknownClassError",
     "UnpicklableError",
     "UntrustedClassError",
@@ -190,6 +198,42 @@ class StorageClosedError(StorageError, ValueError):
 
 class StorageTransactionError(StorageError, RuntimeError):
     """`store()` or `end()` was called without a `begin()`."""
+
+
+class UnissuedOidError(StorageError, ValueError):
+    """A commit stores under an oid that is neither stored nor was given to its session.
+
+    Attributes:
+        oid: the oid, 8 bytes.
+    """
+
+    def __init__(self, oid: object) -> None:
+        super().__init__(oid)
+        self.oid = oid
+
+    def __str__(self) -> str:
+        return (
+            f"tried to store under oid {_oid_text(self.oid)}, which is neither stored nor was given"
+            " to this session by new_oid(); nothing of the commit is stored"
+        )
+
+
+class StorageDisconnectedError(StorageError, ConnectionError):
+    """The server cannot be reached, or was lost since this transaction began.
+
+    Nothing of the transaction is stored. `abort()` connects again.
+    """
+
+
+class CommitUnknownError(StorageError, ConnectionError):
+    """The server was lost while it committed: the transaction is stored, or nothing of it is.
+
+    `abort()` connects again; what is stored then tells which. Committing again might do it twice.
+    """
+
+
+class AuthenticationError(StorageError, PermissionError):
+    """A client and a server could not prove to each other that they share the secret."""
 
 
 class NotSupportedError(StorageError, NotImplementedError):

@@ -76,12 +76,17 @@ class Storage(ABC):
         can_open_readonly: the class takes `readonly=True`; a storage opened so refuses every write
             with `StorageReadOnlyError`.
         is_persistent: what `end()` acknowledged is there when the same place is opened again.
+        can_load_meanwhile: one thread may `load()` while another is in `end()`, and gets the
+            record of before, or of after. Else a caller with several threads waits.
+
+    They are attributes of the class; of an instance, where it passes on what another storage can.
     """
 
-    can_pack: ClassVar[bool] = False
-    can_share: ClassVar[bool] = False
+    can_pack: bool = False
+    can_share: bool = False
     can_open_readonly: ClassVar[bool] = False
-    is_persistent: ClassVar[bool] = True
+    is_persistent: bool = True
+    can_load_meanwhile: bool = False
 
     @classmethod
     def has_format(cls, path: str) -> bool:  # noqa: ARG003 - for those that override it
@@ -132,7 +137,8 @@ class Storage(ABC):
         Args:
             handle_invalidations: called before anything is written, with the oids that the next
                 `sync()` would have returned, if there are any. What it raises (usually
-                ConflictError) passes through and nothing is committed.
+                ConflictError) passes through and nothing is committed. Oids that this session has
+                never loaded may be left to the next `sync()`: they can be no conflict.
 
         Raises:
             StorageTransactionError: there was no `begin()`.
@@ -141,12 +147,14 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def sync(self) -> list[bytes]:
+    def sync(self) -> list[bytes] | None:
         """Move to the newest committed state.
 
         Returns:
             The oids whose records other sessions changed, or a pack removed, and that neither an
-            earlier `sync()` returned nor an `end()` told its handler; each once.
+            earlier `sync()` returned nor an `end()` told its handler; each once. None if they are
+            not known (a server was lost and found again, or this session has slept too long): then
+            every record may have changed, and an oid that was given and not stored is void.
         """
 
     @abstractmethod
@@ -247,6 +255,7 @@ class MemoryStorage(Storage):
 
     can_pack = True
     is_persistent = False
+    can_load_meanwhile = True
 
     def __init__(self) -> None:
         self._records: dict[bytes, bytes] | None = {}

@@ -88,11 +88,12 @@ class SessionClauses(Suite):
 
     @needs("can_share")
     def test_end_tells_its_handler_what_others_changed(self, place: Place) -> None:
-        """`end` gives its handler what `sync` would give, and commits if it returns."""
+        """`end` gives its handler what was loaded and has changed, and commits if it returns."""
         one, other = place.storage, place.session()
         theirs, ours = fresh_oids(one, 2)
         commit(one, make_record(theirs), make_record(ours))
         other.sync()
+        other.load(theirs)
         commit(one, make_record(theirs, payload=b"changed"))
         told: list[bytes] = []
         other.begin()
@@ -110,6 +111,7 @@ class SessionClauses(Suite):
         theirs, ours = fresh_oids(one, 2)
         commit(one, make_record(theirs), make_record(ours))
         other.sync()
+        other.load(theirs)
         commit(one, make_record(theirs, payload=b"changed"))
         other.begin()
         other.store(ours, make_record(ours, payload=b"refused"))
