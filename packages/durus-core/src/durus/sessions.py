@@ -185,7 +185,7 @@ class SharedStorage:
         if change is None:
             return self.storage.load(oid)
         if change.overwritten is None:
-            if change.serial <= session.packed:
+            if change.is_pack and change.serial <= session.packed:
                 return self.storage.load(oid)
             raise ReadConflictError([oid])
         record = change.overwritten[oid]
@@ -419,7 +419,7 @@ class Session(Storage):
 
     Attributes:
         view: the serial number of the last commit that it sees.
-        packed: the serial number of the last pack that it made.
+        packed: the serial number of the last pack that it asked for.
         given: the oids that it was given and has not used, where the storage is shared strictly.
     """
 
@@ -562,7 +562,13 @@ class Session(Storage):
 
     def _gen_pack(self, packer: Iterator[object]) -> Iterator[object]:
         yield from packer
-        # To whoever packs, what is gone is gone; to others, it is a conflict until they sync.
+        self.note_pack()
+
+    def note_pack(self) -> None:
+        """Know of the packs up to now, as the one who asked for them.
+
+        To whom a pack is due, what it removed is gone; to others it is a conflict until they sync.
+        """
         self.packed = self._shared._serial
 
     def close(self) -> None:
@@ -587,6 +593,8 @@ class _Commit:
     """
 
     __slots__ = ("done", "overwritten", "records", "serial", "session")
+
+    is_pack = False
 
     def __init__(self, session: Session, records: dict[bytes, bytes], done: Done) -> None:
         self.session = session

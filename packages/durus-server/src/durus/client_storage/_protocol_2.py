@@ -81,6 +81,7 @@ class Protocol2:
         # The number of a pack that is under way, and what came of it while others were waited for.
         self._pack_number = 0
         self._pack_news: list[tuple[int, bytes]] = []
+        self._dropped_packs: set[int] = set()
         with transport.exchange():
             transport.send(b"")
             hello = read_object(self._receive_first(Type.HELLO))
@@ -143,15 +144,22 @@ class Protocol2:
                 # The server closes the connection after this.
                 self._transport.close()
                 raise unpack_error(payload)
-            if found != self._pack_number:
-                raise ProtocolError(f"the server answered request {found}, not {number}")
-            self._pack_news.append((kind, payload))
+            self._put_aside(kind, found, payload)
         if kind == Type.ERROR:
             self._transport.finish()
             raise unpack_error(payload)
         if kind not in kinds:
             raise ProtocolError(f"the server answered with {kind:#04x}")
         return kind, payload
+
+    def _put_aside(self, kind: int, number: int, payload: bytes) -> None:
+        """Keep what comes of the pack that is under way, and drop what comes of one given up."""
+        if number == self._pack_number:
+            self._pack_news.append((kind, payload))
+        elif number not in self._dropped_packs:
+            raise ProtocolError(f"the server answered request {number}, which was not made")
+        elif kind != Type.PROGRESS:
+            self._dropped_packs.remove(number)
 
     def _ask(self, kind: Type, payload: bytes, answer: Type) -> bytes:
         with self._transport.exchange():
@@ -286,6 +294,7 @@ class Protocol2:
         with self._transport.exchange():
             self._pack_number = self._send(Type.PACK)
             self._transport.finish()
+        kind: int = Type.PROGRESS
         try:
             while True:
                 kind, payload = self._next_of_pack()
@@ -295,19 +304,19 @@ class Protocol2:
                     return
                 yield _INT8.unpack(payload)[0]
         finally:
+            # The server goes on with a pack that nobody waits for.
+            if kind == Type.PROGRESS:
+                self._dropped_packs.add(self._pack_number)
             self._pack_number = 0
             self._pack_news.clear()
 
     def _next_of_pack(self) -> tuple[int, bytes]:
-        if self._pack_news:
-            return self._pack_news.pop(0)
-        with self._transport.exchange():
-            self._transport.send(b"")
-            kind, number, payload = self._receive_frame()
-            if number != self._pack_number:
-                raise ProtocolError(f"the server answered request {number}, which was not made")
-            self._transport.finish()
-        return kind, payload
+        while not self._pack_news:
+            with self._transport.exchange():
+                self._transport.send(b"")
+                self._put_aside(*self._receive_frame())
+                self._transport.finish()
+        return self._pack_news.pop(0)
 
     def describe(self) -> StorageDescription:
         fields = read_object(self._ask(Type.DESCRIBE, b"", Type.DESCRIPTION))

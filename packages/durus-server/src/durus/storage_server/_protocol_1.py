@@ -225,6 +225,7 @@ class Protocol1(Client):
     def note_pack_end(self, error: BaseException | None) -> None:
         """Answer the request to pack."""
         if error is None:
+            self.session.note_pack()
             self._reply(STATUS_OKAY)
         else:
             self._fail("pack", error)

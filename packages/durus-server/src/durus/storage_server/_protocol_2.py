@@ -288,6 +288,8 @@ class Protocol2(Client):
 
     def note_pack_end(self, error: BaseException | None) -> None:
         """Answer the requests to pack."""
+        if error is None:
+            self.session.note_pack()
         numbers, self._pack_numbers = self._pack_numbers, []
         for number in numbers:
             if error is None:
