@@ -20,6 +20,16 @@ __all__ = ["status"]
 # The number of the JSON's form. A new key does not change it; anything else does.
 _JSON_FORM = 1
 
+# Where the name of a key is not clear enough for a person, or its unit stands in it.
+_LABELS = {
+    "bytes_in": "Received",
+    "bytes_out": "Sent",
+    "commit_latency_ms": "Commits took",
+    "committed_bytes": "Committed",
+    "size_bytes": "Size",
+    "uptime_s": "Uptime",
+}
+
 
 @click.command(short_help="Ask a running server how it does.")
 @click.argument("server", required=False)
@@ -52,13 +62,10 @@ def _print_table(console: Console, name: str, told: dict[str, Any]) -> None:
     console.print(table)
 
 
-# A server may be newer than this command: what it tells is shown by the unit at the end of its
-# name, so that nothing is left out.
 def _label(key: str) -> str:
-    words = key.split("_")
-    if len(words) > 1 and words[-1] in {"s", "ms", "us", "bytes", "time"}:
-        words.pop()
-    return " ".join(words).capitalize()
+    # A server may be newer than this command: whatever it tells is shown.
+    known = _LABELS.get(key)
+    return key.replace("_", " ").capitalize() if known is None else known
 
 
 def _text(key: str, value: Any) -> str:
@@ -72,14 +79,14 @@ def _text(key: str, value: Any) -> str:
         return "yes" if value else "no"
     if not isinstance(value, int | float):
         return str(value)
-    unit = key.rpartition("_")[2]
-    if unit == "bytes":
+    words = key.split("_")
+    if "bytes" in words:
         return bytes_text(int(value))
-    if unit == "s":
+    if words[-1] == "s":
         return _duration_text(value)
-    if unit in {"ms", "us"}:
-        return f"{value:,.3g} {unit}"
-    return f"{value:,}"
+    if words[-1] == "ms":
+        return f"{value:,.3g} ms"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
 def _duration_text(seconds: float) -> str:
