@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -22,6 +23,11 @@ _JSON_FORM = 1
 
 # Where the name of a key is not clear enough for a person, or its unit stands in it.
 _LABELS = {
+    "name": "Storage",
+    "object_count": "Objects",
+    "path": "File",
+    "pid": "Process",
+    "transaction_count": "Transactions",
     "bytes_in": "Received",
     "bytes_out": "Sent",
     "commit_latency_ms": "Commits took",
@@ -57,9 +63,19 @@ def _print_table(console: Console, name: str, told: dict[str, Any]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("Server", Text(one_line(name)))
-    for key, value in told.items():
+    for key, value in _facts(told):
         table.add_row(one_line(_label(key)), Text(one_line(_text(key, value))))
     console.print(table)
+
+
+def _facts(told: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what is told, what the storage tells of itself first; nothing of what it does not."""
+    storage = told.get("storage")
+    if isinstance(storage, dict):
+        yield from ((key, value) for key, value in storage.items() if value is not None)
+    for key, value in told.items():
+        if value is not storage and value not in (None, {}):
+            yield key, value
 
 
 def _label(key: str) -> str:
@@ -69,6 +85,8 @@ def _label(key: str) -> str:
 
 
 def _text(key: str, value: Any) -> str:
+    if key == "protocols" and isinstance(value, dict):
+        return ", ".join(f"{count} of version {version}" for version, count in value.items())
     if isinstance(value, dict):
         return ", ".join(f"{name} {_text(f'{name}_{key}', part)}" for name, part in value.items())
     if isinstance(value, list):
