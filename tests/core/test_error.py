@@ -67,8 +67,10 @@ MADE: list[tuple[Exception, str, tuple[type[Exception], ...]]] = [
     (AuthenticationError("said"), "said", (StorageError, PermissionError)),
     (
         UnissuedOidError(OID),
-        "tried to store under oid 258, which is neither stored nor was given to this session by"
-        " new_oid(); nothing of the commit is stored",
+        (
+            "tried to store under oid 258, which is neither stored nor was given to this session by"
+            " new_oid(); nothing of the commit is stored"
+        ),
         (StorageError, ValueError),
     ),
     (StorageClosedError("said"), "said", (StorageError, ValueError)),

@@ -7,6 +7,7 @@ names of the clauses that must catch it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -50,6 +51,7 @@ class DiskStorage(Storage):
     can_share = True
     can_open_readonly: ClassVar[bool] = True
     is_persistent = True
+    can_load_meanwhile = True
 
     def __init__(self, disk: Disk, readonly: bool = False) -> None:
         self.disk = disk
@@ -847,6 +849,28 @@ class PromisesOneOidTwice(DiskStorage):
         oid = super().new_oid()
         self.next_oid_int = self.disk.next_oid_int
         return oid
+
+
+@breaks("test_load_works_while_another_thread_is_in_end")
+class ShowsNothingWhileItWrites(DiskStorage):
+    def __init__(self, disk: Disk, readonly: bool = False) -> None:
+        super().__init__(disk, readonly)
+        self.was_asked = threading.Event()
+        self.has_shown = False
+
+    def load(self, oid: bytes) -> bytes:
+        try:
+            return super().load(oid)
+        finally:
+            self.was_asked.set()
+
+    def write(self, pending: dict[bytes, bytes]) -> None:
+        hidden = {oid: self.view.pop(oid) for oid in pending if oid in self.view}
+        if hidden and not self.has_shown:
+            self.has_shown = True
+            self.was_asked.clear()
+            self.was_asked.wait(60)  # for the load that finds nothing
+        super().write(pending)
 
 
 @breaks("test_closing_a_session_leaves_the_others")

@@ -24,11 +24,14 @@ FLOORS = [
     ("durus-core", "class_finder"),
     ("durus-core", "serialize"),
     ("durus-core", "storage persistent_dict persistent_list persistent_set btree"),
-    ("durus-core", "backends"),
+    ("durus-core", "backends _commit_log"),
+    ("durus-core", "sessions"),
     ("durus-core", "connection"),
     ("durus-core", "testing"),
     ("durus-filestorage", "file_storage"),
     ("durus-filestorage", "file_storage2"),
+    ("durus-server", "_wire"),
+    ("durus-server", "storage_server client_storage"),
     ("durus-cli", "cli"),
     ("durus-cli", "__main__"),
 ]
@@ -37,8 +40,8 @@ OWNER = {name: dist for dist, names in FLOORS for name in names.split()}
 FLOOR = {name: floor for floor, (_, names) in enumerate(FLOORS) for name in names.split()}
 
 # A back-end stands on the storage contract, never on Connection.
-BACKENDS = {"durus-filestorage"}
-HIGHEST_FLOOR_FOR_BACKENDS = FLOOR["backends"]
+BACKENDS = {"durus-filestorage", "durus-server"}
+HIGHEST_FLOOR_FOR_BACKENDS = FLOOR["sessions"]
 
 
 def _modules() -> Iterator[tuple[str, Path, str]]:

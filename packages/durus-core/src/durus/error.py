@@ -20,7 +20,7 @@ have caught in its place::
      |    +-- StorageReadOnlyError (OSError)     a write to what was opened read-only
      |    +-- StorageClosedError (ValueError)    use after close()
      |    +-- StorageTransactionError (RuntimeError)  store() or end() outside begin() ... end()
-     |    +-- UnissuedOidError (ValueError)      a commit stores under an oid that is not its own; has .oid
+     |    +-- UnissuedOidError (ValueError)      a commit under an oid that is not its own; has .oid
      |    +-- StorageDisconnectedError (ConnectionError)  the server is not there, or was lost
      |    +-- CommitUnknownError (ConnectionError)  lost while it committed: done or not done
      |    +-- AuthenticationError (PermissionError)  the server, or we, could not prove who it is

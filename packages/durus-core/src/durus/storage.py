@@ -255,6 +255,7 @@ class MemoryStorage(Storage):
 
     can_pack = True
     is_persistent = False
+    can_load_meanwhile = True
 
     def __init__(self) -> None:
         self._records: dict[bytes, bytes] | None = {}

@@ -185,6 +185,7 @@ class PackClauses(Suite):
         storage.sync()
         storage.pack()
         reported = storage.sync()
+        assert reported is not None
         assert sorted(reported) == sorted(records[node][:8] for node in (2, 3))
         assert storage.sync() == []
 

@@ -2,9 +2,9 @@
 
 A back-end's tests subclass `StorageTests` and define one fixture, `open_storage`: a callable that
 opens the same data at each call. Its class declares its abilities (`can_pack`, `can_share`,
-`can_open_readonly`, `is_persistent`), and the suite checks each both ways: what is declared works,
-and what is not declared is refused. A clause that the back-end breaks is named in `gaps` with the
-reason::
+`can_open_readonly`, `is_persistent`, `can_load_meanwhile`), and the suite checks each both ways:
+what is declared works, and what is not declared is refused. A clause that the back-end breaks is
+named in `gaps` with the reason::
 
     class TestMyStorage(StorageTests):
         gaps = {"test_large_record_comes_back_whole": "the server takes 1 MB at most"}
@@ -20,6 +20,7 @@ many clauses ran is said at the end of the run; one that was left out and is no 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from random import Random
 
@@ -74,6 +75,28 @@ class _TransactionClauses:
         for oid in _NOT_OIDS:
             with pytest.raises(InvalidOidError):
                 place.storage.load(oid)  # type: ignore[arg-type]  # that is the point
+
+    @needs("can_load_meanwhile")
+    def test_load_works_while_another_thread_is_in_end(self, place: Place) -> None:
+        """While one thread commits, `load` in another gives the record of before or of after."""
+        storage = place.storage
+        [oid] = fresh_oids(storage, 1)
+        records = [make_record(oid, payload=b"%d" % n) for n in range(100)]
+        commit(storage, records[0])
+
+        def commit_all() -> None:
+            for record in records:
+                commit(storage, record)
+
+        with ThreadPoolExecutor(1) as threads:
+            committer = threads.submit(commit_all)
+            found = [storage.load(oid)]
+            while not committer.done():
+                found.append(storage.load(oid))
+        committer.result()
+        places = [records.index(record) for record in found[1:]]
+        assert places == sorted(places)
+        assert storage.load(oid) == records[-1]
 
     def test_load_does_not_see_what_is_not_ended(self, place: Place) -> None:
         """Within a transaction `load` gives the committed record, not the pending one."""

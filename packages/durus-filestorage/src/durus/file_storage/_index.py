@@ -25,6 +25,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
 from struct import Struct
+from threading import Lock
 from typing import NamedTuple, Protocol
 
 from durus.file_storage._file import File
@@ -94,6 +95,8 @@ class Index:
         self.older: dict[int, int] = {}
         self.source = source
         self._pages: dict[int, Words[int]] = {}
+        # One thread may look for pages while another, which commits, writes them to an index file.
+        self._lock = Lock()
 
     def find(self, oid_int: int) -> int:
         """Give the file offset of the newest entry, or 0 if there is none.
@@ -120,9 +123,10 @@ class Index:
         page = (self.source.page(number) if self.source else None) or NO_PAGE
         if len(page) < PAGE_WORDS:
             page = page + NO_PAGE[len(page) :]
-        if len(self._pages) >= _PAGES_HELD:
-            del self._pages[next(iter(self._pages))]
-        self._pages[number] = page
+        with self._lock:
+            if len(self._pages) >= _PAGES_HELD:
+                del self._pages[next(iter(self._pages))]
+            self._pages[number] = page
         return page
 
     def gen_oids(self) -> Iterator[int]:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from logging import INFO, WARNING
 from struct import Struct
 from struct import error as struct_error
+from threading import RLock
 
 from durus.error import (
     CorruptionError,
@@ -93,6 +94,8 @@ class Journal:
         self.failure: str | None = None
         self.durable = durable
         self.keeps_index = keeps_index
+        # One thread may read while another commits; only one of them may make the index again.
+        self._changing = RLock()
         self._packed_end = 0
         self._tail_limit = _TAIL_AT_COMMIT
         self._buffer = b""
@@ -248,14 +251,16 @@ class Journal:
         Raises:
             StorageWriteError: the system refused, and the state is as before.
         """
-        commit_format = SYNCED if self.durable else UNSYNCED
-        time_us = time.time_ns() // 1000
-        transaction, offsets, tip = self.format.frame(records, self.tip, commit_format, time_us)
-        self._write(transaction)
-        self.tip = tip
-        self.index.tail.update(offsets)
-        self.next_oid_int = max(self.next_oid_int, oid_after(offsets))
-        self.keep_index()
+        with self._changing:
+            commit_format = SYNCED if self.durable else UNSYNCED
+            time_us = time.time_ns() // 1000
+            transaction, offsets, tip = self.format.frame(records, self.tip, commit_format, time_us)
+            self._write(transaction)
+            # In this order: another thread that finds an entry must find it before the tip.
+            self.tip = tip
+            self.index.tail.update(offsets)
+            self.next_oid_int = max(self.next_oid_int, oid_after(offsets))
+            self.keep_index()
 
     def _write(self, transaction: bytearray) -> None:
         """Put a transaction at the end of the file, or leave the file as it was."""
@@ -506,17 +511,18 @@ class Journal:
         if not isinstance(self.index.source, IndexFile):
             raise self.corruption(damage) from damage
         log(WARNING, "the index of %s is made again, found %s", self.path, damage.reason)
-        tip = self.tip
-        self.forget_index_file()
-        try:
-            if self._packed_end:
-                self.scan(self._packed_end)
-                self.index.split()
-            self.scan(tip.end)
-        except DamageError as new_damage:
-            raise self.corruption(new_damage) from new_damage
-        finally:
-            self.tip = tip
+        with self._changing:
+            tip = self.tip
+            self.forget_index_file()
+            try:
+                if self._packed_end:
+                    self.scan(self._packed_end)
+                    self.index.split()
+                self.scan(tip.end)
+            except DamageError as new_damage:
+                raise self.corruption(new_damage) from new_damage
+            finally:
+                self.tip = tip
 
 
 def oid_after(oid_ints: Collection[int]) -> int:

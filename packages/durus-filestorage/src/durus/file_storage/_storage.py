@@ -42,6 +42,7 @@ class JournalStorage(Storage):
     _format: ClassVar[Format]
 
     can_pack = True
+    can_load_meanwhile = True
     can_open_readonly: ClassVar[bool] = True
 
     def __init__(

@@ -1,0 +1,676 @@
+"""One storage, many callers: snapshots, validation, shared syncs.
+
+`SharedStorage(storage).new_session()` turns a storage that serves one caller into one that serves
+many threads or clients::
+
+    caller   Session    the snapshot that it reads: a serial number; its open transaction
+    caller   Session
+                |
+             SharedStorage    the queue of commits, the log of those made, the lock
+                |
+             Storage          sees one caller
+
+A commit goes through three states. *Queued*: it was validated against all that came before it, in
+the queue too, and has a serial number. *Being written*: `flush()` took the whole queue and stores
+it as one transaction of the storage, with one sync. *Committed*: the storage says that it is
+durable. Only then does a session see it, at its next `sync()` or after its own next commit.
+
+A session that reads an older snapshot gets the records that were overwritten since from the log.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice, repeat
+
+from durus._commit_log import CommitLog, LoggedCommit
+from durus.error import (
+    ConflictError,
+    DurusKeyError,
+    ReadConflictError,
+    StorageClosedError,
+    StorageError,
+    StorageTransactionError,
+    UnissuedOidError,
+    WriteConflictError,
+)
+from durus.serialize import ROOT_OID, split_oids, unpack_record
+from durus.storage import Storage, StorageDescription, check_oid, check_record
+from durus.utils import int8_to_str, str_to_int8
+
+__all__ = ["Session", "SharedStorage"]
+
+_HISTORY_BYTES = 64 << 20
+_LOG_OIDS = 200_000
+
+# How many oids one session may hold that it was given and has not used, if it is not trusted.
+_GIVEN_OIDS = 1 << 22
+
+# How many records to hand to the storage before others may load in between.
+_STORE_BATCH = 500
+
+Handler = Callable[[list[bytes]], None]
+Done = Callable[[BaseException | None], None]
+
+
+class SharedStorage:
+    """A storage and the sessions over it.
+
+    The methods may be called from any thread.
+
+    Args:
+        storage: from now on used only through this.
+        strict: trust no session: refuse a commit that stores an oid which is neither stored nor was
+            given to that session, or refers to an oid that is neither stored nor in the commit. For
+            callers in other processes. Oids that a session was given and did not use are given to
+            others once it is closed.
+        history_bytes: how many bytes of overwritten records to keep for the snapshots of sessions.
+            One that needs more gets ReadConflictError.
+        log_oids: how many changed oids to keep for sessions that have not synced. One that needs
+            more is told by its `sync()` that all may have changed.
+
+    Attributes:
+        storage: the one beneath.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        strict: bool = False,
+        history_bytes: int = _HISTORY_BYTES,
+        log_oids: int = _LOG_OIDS,
+    ) -> None:
+        self.storage = storage
+        self._strict = strict
+        # Who writes to the storage, or packs it. Taken before the other one, and held for as long
+        # as the disk takes.
+        self._writer = threading.Lock()
+        # All that follows, and whatever of the storage may not be used by two threads at once.
+        # One thread may take it twice: to take memory may end objects, whose end may load others.
+        self._lock = threading.RLock()
+        self._sessions: OrderedDict[Session, None] = OrderedDict()  # the oldest snapshot first
+        self._log = CommitLog(log_oids, history_bytes)
+        self._serial = 0  # of the last commit that is durable
+        self._last_serial = 0  # of the last one that was queued
+        self._queue: list[_Commit] = []
+        self._unfinished: list[_Commit] = []  # queued or being written, in the order of serials
+        self._pending: dict[bytes, _Commit] = {}  # the same by oid
+        self._is_writing = False
+        self._is_closed = False
+        self._spare_oids = _OidRanges()
+
+    def new_session(self) -> Session:
+        """Give one more session, which sees the newest committed state.
+
+        Raises:
+            StorageClosedError: the storage was closed.
+        """
+        session = Session(self)
+        if self._strict:
+            self._add_session(session)
+        else:
+            # A single session's commits keep no overwritten records: it must not be writing now.
+            with self._writer:
+                self._add_session(session)
+        return session
+
+    def flush(self) -> None:
+        """Commit what is queued, with one sync, and tell each `done`.
+
+        When it returns, whatever was queued before the call is done: by this thread or by another.
+        """
+        with self._writer:
+            self._flush()
+
+    def get_packer(self) -> Iterator[object]:
+        """Pack the storage in bounded steps, one a `next()`; sessions go on between them.
+
+        Raises:
+            NotSupportedError, StorageReadOnlyError, StorageTransactionError: as `get_packer()` of
+                the storage.
+        """
+        with self._writer, self._lock:
+            self._check_open()
+            packer = iter(self.storage.get_packer())
+        return self._gen_pack(packer)
+
+    def _gen_pack(self, packer: Iterator[object]) -> Iterator[object]:
+        try:
+            while True:
+                with self._writer:
+                    is_last, step = self._step(packer)
+                if is_last:
+                    return
+                yield step
+        finally:
+            close = getattr(packer, "close", None)
+            if close is not None:
+                with self._writer, self._lock:
+                    close()
+
+    def close(self) -> None:
+        """Commit what is queued and close the storage. A second call does nothing."""
+        with self._writer:
+            self._flush()
+            with self._lock:
+                self._is_closed = True
+                self._sessions.clear()
+                self.storage.close()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StorageClosedError(f"{self.storage} is closed; open it again")
+
+    def _add_session(self, session: Session) -> None:
+        with self._lock:
+            self._check_open()
+            session.view = self._serial
+            self._sessions[session] = None
+
+    # What the sessions ask, each with the lock held.
+
+    def _load(self, session: Session, oid: bytes) -> bytes:
+        if session.view == self._serial and not self._pending:
+            return self.storage.load(oid)
+        check_oid(oid)
+        if session.view < self._log.start:
+            raise ReadConflictError([oid])
+        change = self._log.first_change(oid, session.view) or self._pending.get(oid)
+        if change is None:
+            return self.storage.load(oid)
+        if change.overwritten is None:
+            if change.serial <= session.packed:
+                return self.storage.load(oid)
+            raise ReadConflictError([oid])
+        record = change.overwritten[oid]
+        if record is None:
+            raise DurusKeyError(oid)
+        return record
+
+    def _move(self, session: Session, serial: int) -> None:
+        """Let a session see everything up to a commit, which is among the newest."""
+        session.view = serial
+        self._sessions.move_to_end(session)
+        self._log.forget_until(next(iter(self._sessions)).view)
+
+    def _take_news(self) -> None:
+        """Log what the storage itself has to tell: of a pack, or of a writer in another process."""
+        if self._is_writing:
+            return
+        oids = self.storage.sync()
+        if oids:
+            self._last_serial += 1
+            self._serial = self._last_serial
+            self._log.add(LoggedCommit(self._serial, oids, None, is_pack=True))
+
+    def _add(self, commit: _Commit, told: set[bytes], told_until: int) -> set[bytes] | None:
+        """Queue a commit, unless there is news that its session has not been told yet.
+
+        Args:
+            commit: what to queue; it gets its serial number.
+            told: the stale oids that the session was told.
+            told_until: the serial number up to which.
+
+        Returns:
+            The news, or None if the commit is in the queue.
+
+        Raises:
+            ConflictError: it stores what others changed, or refers to what a pack removed.
+            UnissuedOidError: it stores under an oid that is not its session's.
+        """
+        self._check_open()
+        news = self._log.oids_since(told_until)
+        if news is None:
+            raise WriteConflictError
+        for other in reversed(self._unfinished):
+            if other.serial <= told_until:
+                break
+            news.update(other.records)
+        if news:
+            return news
+        records = commit.records
+        if not told.isdisjoint(records):
+            raise WriteConflictError(sorted(told.intersection(records)))
+        if self._strict:
+            self._check_commit(commit)
+        else:
+            self._check_removed(commit)
+            if len(self._sessions) > 1:
+                commit.overwritten = {oid: self._find(oid) for oid in records}
+        self._last_serial += 1
+        commit.serial = self._last_serial
+        self._queue.append(commit)
+        self._unfinished.append(commit)
+        self._pending.update(dict.fromkeys(records, commit))
+        return None
+
+    def _check_commit(self, commit: _Commit) -> None:
+        session, records = commit.session, commit.records
+        commit.overwritten = overwritten = {oid: self._find(oid) for oid in records}
+        for oid, old in overwritten.items():
+            if old is None and oid != ROOT_OID and str_to_int8(oid) not in session.given:
+                raise UnissuedOidError(oid)
+        missing: set[bytes] = set()
+        for oid, record in records.items():
+            refs = set(_refs(record)).difference(records, _refs(overwritten[oid]))
+            missing.update(ref for ref in refs if self._find(ref) is None)
+        if missing:
+            raise WriteConflictError(sorted(missing))
+        for oid, old in overwritten.items():
+            if old is None:
+                session.given.discard(str_to_int8(oid))
+
+    def _check_removed(self, commit: _Commit) -> None:
+        """Refuse references to what a pack removed: the caller may hold it and not have used it."""
+        removed = self._log.removed_since(commit.session.view)
+        if not removed:
+            return
+        referred = {ref for record in commit.records.values() for ref in _refs(record)}
+        missing = {oid for oid in referred & removed if self._find(oid) is None}
+        if missing:
+            raise WriteConflictError(sorted(missing))
+
+    def _find(self, oid: bytes) -> bytes | None:
+        try:
+            return self.storage.load(oid)
+        except DurusKeyError:
+            return None
+
+    def _withdraw(self, commit: _Commit) -> None:
+        """Take a commit out of the queue, or wait for its outcome if it has left it."""
+        with self._lock:
+            if commit in self._queue:
+                self._queue.remove(commit)
+                self._drop(commit)
+                return
+        with self._writer:
+            pass
+
+    def _give_oids(self, session: Session, count: int) -> list[bytes]:
+        self._check_open()
+        if not self._strict:
+            # Whoever chose an oid of his own has it until he ends his transaction.
+            chosen = session.open_oids()
+            fresh = (self.storage.new_oid() for _ in repeat(None))
+            unused = (oid for oid in fresh if oid not in chosen and oid not in self._pending)
+            return list(islice(unused, count))
+        if session.given.count + count > _GIVEN_OIDS:
+            raise StorageError(
+                f"tried to get {count} new oids from {self.storage}, but {session.given.count} that"
+                " this session was given are not used yet; commit, in smaller transactions"
+            )
+        oid_ints = self._spare_oids.take(count)
+        while len(oid_ints) < count:
+            oid_ints.append(str_to_int8(self.storage.new_oid()))
+        for oid_int in oid_ints:
+            session.given.add(oid_int, oid_int + 1)
+        return [int8_to_str(oid_int) for oid_int in oid_ints]
+
+    def _remove_session(self, session: Session) -> None:
+        if self._sessions.pop(session, self) is self:
+            return
+        self._spare_oids.take_all(session.given)
+        if self._sessions:
+            self._log.forget_until(next(iter(self._sessions)).view)
+        else:
+            self._log.forget_until(self._serial)
+
+    # Writing, each with the writer's lock held.
+
+    def _flush(self) -> None:
+        with self._lock:
+            group, self._queue = self._queue, []
+        if group:
+            self._commit(group)
+
+    def _commit(self, group: list[_Commit]) -> None:
+        try:
+            self._write(group)
+        except Exception as error:  # noqa: BLE001 - each caller gets what is his
+            if len(group) == 1:
+                self._finish(group, error)
+                return
+            # What is wrong with one says nothing about the others.
+            for commit in group:
+                self._commit([commit])
+        except BaseException as error:
+            is_written = self._is_written(group)
+            self._finish(group, None if is_written else StorageTransactionError(f"{error!r} came"))
+            raise
+        else:
+            self._finish(group, None)
+
+    def _write(self, group: list[_Commit]) -> None:
+        """Store the commits as one transaction; others load meanwhile, if the storage allows."""
+        storage, lock = self.storage, self._lock
+        with lock:
+            self._check_open()
+            self._is_writing = True
+        try:
+            records = (item for commit in group for item in commit.records.items())
+            if not storage.can_load_meanwhile:
+                with lock:
+                    storage.begin()
+                    for oid, record in records:
+                        storage.store(oid, record)
+                    storage.end()
+                return
+            with lock:
+                storage.begin()
+            while batch := list(islice(records, _STORE_BATCH)):
+                with lock:
+                    for oid, record in batch:
+                        storage.store(oid, record)
+            storage.end()
+        finally:
+            self._is_writing = False
+
+    def _is_written(self, group: list[_Commit]) -> bool:
+        oid, record = next(iter(group[-1].records.items()))
+        with self._lock:
+            return self._find(oid) == record
+
+    def _finish(self, group: list[_Commit], error: BaseException | None) -> None:
+        with self._lock:
+            for commit in group:
+                self._drop(commit)
+                if error is None:
+                    self._serial = commit.serial
+                    logged = LoggedCommit(commit.serial, tuple(commit.records), commit.overwritten)
+                    self._log.add(logged)
+                    if commit.session in self._sessions:
+                        self._move(commit.session, commit.serial)
+        for commit in group:
+            commit.done(error)
+
+    def _drop(self, commit: _Commit) -> None:
+        self._unfinished.remove(commit)
+        for oid in commit.records:
+            del self._pending[oid]
+
+    def _step(self, packer: Iterator[object]) -> tuple[bool, object]:
+        """Do one step of a pack; tell whether it was the last, and give what it yielded.
+
+        What is queued was validated against the state before: it is written before the step.
+        """
+        while True:
+            self._flush()
+            with self._lock:
+                if self._queue:
+                    continue
+                self._check_open()
+                try:
+                    return False, next(packer)
+                except StopIteration:
+                    self._take_news()
+                    return True, None
+
+
+class Session(Storage):
+    """One caller's view of a shared storage.
+
+    One thread at a time may use it; different sessions are independent. `load` gives the state of
+    the last `sync()` or commit, or raises ReadConflictError where that is no longer kept.
+
+    Attributes:
+        view: the serial number of the last commit that it sees.
+        packed: the serial number of the last pack that it made.
+        given: the oids that it was given and has not used, where the storage is shared strictly.
+    """
+
+    can_share = True
+
+    def __init__(self, shared: SharedStorage) -> None:
+        """Make a session. For `SharedStorage.new_session`."""
+        storage = shared.storage
+        self.can_pack = storage.can_pack
+        self.is_persistent = storage.is_persistent
+        self.view = 0
+        self.packed = 0
+        self.given = _OidRanges()
+        self._shared = shared
+        self._lock = shared._lock
+        self._records: dict[bytes, bytes] | None = None
+        self._is_closed = False
+
+    def __str__(self) -> str:
+        return str(self._shared.storage)
+
+    def load(self, oid: bytes) -> bytes:
+        with self._lock:
+            if self._is_closed or self._shared._is_closed:
+                self._check_open()
+            return self._shared._load(self, oid)
+
+    def begin(self) -> None:
+        self._check_open()
+        self._records = {}
+
+    def store(self, oid: bytes, record: bytes) -> None:
+        self._check_open()
+        if self._records is None:
+            raise StorageTransactionError("store() needs a begin() first")
+        check_record(oid, record)
+        self._records[bytes(oid)] = bytes(record)
+
+    def end(self, handle_invalidations: Handler | None = None) -> None:
+        outcome: list[BaseException | None] = []
+        commit = self._queue_commit(handle_invalidations, outcome.append)
+        if commit is not None:
+            try:
+                self._shared.flush()
+            except BaseException:
+                self._shared._withdraw(commit)
+                raise
+        if outcome[0] is not None:
+            raise outcome[0]
+
+    def open_oids(self) -> Collection[bytes]:
+        """Give the oids that the open transaction stores."""
+        return self._records.keys() if self._records else ()
+
+    def submit(self, handle_invalidations: Handler | None, done: Done) -> None:
+        """End the transaction without waiting for the disk.
+
+        It is validated now, and what `end()` raises before it writes is raised now. Until it is
+        done this session may load, and sees its old snapshot.
+
+        Args:
+            handle_invalidations: as for `end()`.
+            done: called once, by the thread that calls `SharedStorage.flush()`, with None when the
+                transaction is durable or with the error; at once if there is nothing to store.
+        """
+        self._queue_commit(handle_invalidations, done)
+
+    def _queue_commit(self, handle: Handler | None, done: Done) -> _Commit | None:
+        """Validate and queue the transaction; None if there was nothing to store."""
+        self._check_open()
+        records, self._records = self._records, None
+        if records is None:
+            raise StorageTransactionError("end() needs a begin() first")
+        if not records:
+            self._end_empty(handle)
+            done(None)
+            return None
+        commit = _Commit(self, records, done)
+        told: set[bytes] = set()
+        told_until = self.view
+        while True:
+            with self._lock:
+                self._shared._take_news()
+                news = self._shared._add(commit, told, told_until)
+                told_until = self._shared._last_serial
+            if news is None:
+                return commit
+            # Without the lock: a handler makes ghosts, and what ends by that may load others.
+            told |= news
+            if handle is not None:
+                handle(sorted(news))
+
+    def _end_empty(self, handle: Handler | None) -> None:
+        with self._lock:
+            shared = self._shared
+            stale = shared._log.oids_since(self.view)
+            serial = shared._serial
+        if stale is None:
+            raise ConflictError
+        if handle is not None:
+            if stale:
+                handle(sorted(stale))
+            with self._lock:
+                shared._move(self, serial)
+
+    def sync(self) -> list[bytes] | None:
+        with self._lock:
+            self._check_open()
+            shared = self._shared
+            shared._take_news()
+            if self.view == shared._serial:
+                return []
+            stale = shared._log.oids_since(self.view)
+            shared._move(self, shared._serial)
+        return None if stale is None else list(stale)
+
+    def new_oid(self) -> bytes:
+        return self.new_oids(1)[0]
+
+    def new_oids(self, count: int) -> list[bytes]:
+        """Give as many oids as `count` says, each as `new_oid()` would."""
+        with self._lock:
+            self._check_open()
+            return self._shared._give_oids(self, count)
+
+    def describe(self) -> StorageDescription:
+        with self._lock:
+            self._check_open()
+            return self._shared.storage.describe()
+
+    def new_session(self) -> Session:
+        self._check_open()
+        return self._shared.new_session()
+
+    def get_packer(self) -> Iterator[object]:
+        self._check_open()
+        if not self.can_pack:
+            return super().get_packer()
+        return self._gen_pack(self._shared.get_packer())
+
+    def _gen_pack(self, packer: Iterator[object]) -> Iterator[object]:
+        yield from packer
+        # To whoever packs, what is gone is gone; to others, it is a conflict until they sync.
+        self.packed = self._shared._serial
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            self._records = None
+            self._shared._remove_session(self)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StorageClosedError(f"this session of {self} is closed; make another")
+        self._shared._check_open()
+
+
+class _Commit:
+    """A transaction on its way from a session to the storage.
+
+    Attributes:
+        serial: its place in the order of all commits, once it is queued.
+        overwritten: the records that it replaces, None for an oid that is new; None in place of all
+            where no other session can ask for them.
+    """
+
+    __slots__ = ("done", "overwritten", "records", "serial", "session")
+
+    def __init__(self, session: Session, records: dict[bytes, bytes], done: Done) -> None:
+        self.session = session
+        self.records = records
+        self.done = done
+        self.serial = 0
+        self.overwritten: dict[bytes, bytes | None] | None = None
+
+
+class _OidRanges:
+    """Oids as numbers, in few ranges for as long as they come and go in order.
+
+    Attributes:
+        count: how many there are.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+
+    def clear(self) -> None:
+        self.count = 0
+        self._starts.clear()
+        self._ends.clear()
+
+    def __contains__(self, oid_int: int) -> bool:
+        i = bisect_right(self._starts, oid_int) - 1
+        return i >= 0 and oid_int < self._ends[i]
+
+    def add(self, start: int, end: int) -> None:
+        """Add the numbers from `start` to below `end`, none of which is there."""
+        self.count += end - start
+        starts, ends = self._starts, self._ends
+        i = bisect_right(starts, start)
+        joins_left = i > 0 and ends[i - 1] == start
+        joins_right = i < len(starts) and starts[i] == end
+        if joins_left and joins_right:
+            ends[i - 1] = ends.pop(i)
+            del starts[i]
+        elif joins_left:
+            ends[i - 1] = end
+        elif joins_right:
+            starts[i] = start
+        else:
+            starts.insert(i, start)
+            ends.insert(i, end)
+
+    def take_all(self, other: _OidRanges) -> None:
+        """Move the numbers of another to this one."""
+        for start, end in zip(other._starts, other._ends, strict=True):
+            self.add(start, end)
+        other.clear()
+
+    def discard(self, oid_int: int) -> None:
+        """Remove a number, if it is there."""
+        starts, ends = self._starts, self._ends
+        i = bisect_right(starts, oid_int) - 1
+        if i < 0 or oid_int >= ends[i]:
+            return
+        self.count -= 1
+        if starts[i] == oid_int:
+            starts[i] += 1
+            if starts[i] == ends[i]:
+                del starts[i], ends[i]
+        elif ends[i] == oid_int + 1:
+            ends[i] = oid_int
+        else:
+            starts.insert(i + 1, oid_int + 1)
+            ends.insert(i, oid_int)
+
+    def take(self, count: int) -> list[int]:
+        """Remove the lowest numbers, `count` of them or all, and give them."""
+        taken: list[int] = []
+        while self._starts and len(taken) < count:
+            start = self._starts[0]
+            end = min(self._ends[0], start + count - len(taken))
+            taken += range(start, end)
+            if end == self._ends[0]:
+                del self._starts[0], self._ends[0]
+            else:
+                self._starts[0] = end
+        self.count -= len(taken)
+        return taken
+
+
+def _refs(record: bytes | None) -> Iterable[bytes]:
+    return split_oids(unpack_record(record)[2]) if record is not None else ()

@@ -1,0 +1,501 @@
+"""Sessions over one storage: snapshots, validation, shared syncs, bounded memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durus.error import (
+    ConflictError,
+    DurusKeyError,
+    ReadConflictError,
+    StorageClosedError,
+    StorageError,
+    StorageWriteError,
+    UnissuedOidError,
+    WriteConflictError,
+)
+from durus.serialize import ROOT_OID
+from durus.sessions import Session, SharedStorage, _OidRanges
+from durus.storage import MemoryStorage, Storage
+from durus.testing import StorageTests, commit, make_record
+from durus.utils import int8_to_str
+
+A, B, C, D = map(int8_to_str, range(1, 5))
+
+
+class WaitingStorage(MemoryStorage):
+    """A storage whose `end` waits until it may go on, and counts how often it was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends = 0
+        self.is_in_end = threading.Event()
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self.failures: list[BaseException] = []
+
+    def end(self, handle_invalidations: Callable[[list[bytes]], None] | None = None) -> None:
+        self.ends += 1
+        self.is_in_end.set()
+        assert self.may_go_on.wait(60)
+        if self.failures:
+            self.begin()
+            raise self.failures.pop()
+        super().end(handle_invalidations)
+
+
+class Plain(WaitingStorage):
+    """The same, which may not be asked for records while it is in `end`."""
+
+    can_load_meanwhile = False
+
+
+class TestSharedMemoryStorage(StorageTests):
+    @pytest.fixture
+    def open_storage(self) -> Callable[..., Storage]:
+        return lambda: SharedStorage(MemoryStorage()).new_session()
+
+
+class TestStrictlySharedMemoryStorage(StorageTests):
+    gaps: ClassVar[dict[str, str]] = {
+        "test_new_oid_gives_none_that_is_stored": "an oid that nobody was given is not stored",
+        "test_new_oid_gives_none_that_is_pending": "nor is it ever committed",
+        "test_oids_need_not_be_dense": "nor are others than those that were given",
+    }
+
+    @pytest.fixture
+    def open_storage(self) -> Callable[..., Storage]:
+        return lambda: SharedStorage(MemoryStorage(), strict=True).new_session()
+
+
+@pytest.fixture
+def storage() -> WaitingStorage:
+    """A storage that holds A and B."""
+    storage = WaitingStorage()
+    commit(storage, make_record(A), make_record(B))
+    storage.ends = 0
+    storage.is_in_end.clear()
+    return storage
+
+
+@pytest.fixture
+def shared(storage: WaitingStorage) -> SharedStorage:
+    """The same storage, shared."""
+    return SharedStorage(storage)
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads, which have ended when the test has."""
+    with ThreadPoolExecutor(8) as threads:
+        yield threads
+
+
+def new(payload: bytes, oid: bytes = A) -> bytes:
+    """Make a record to tell from others by its payload."""
+    return make_record(oid, payload=payload)
+
+
+# Snapshots
+
+
+def test_a_snapshot_stays_through_many_commits(shared: SharedStorage) -> None:
+    """A session reads the state of its last sync, whatever was committed and created since."""
+    reader, writer = shared.new_session(), shared.new_session()
+    for n in range(10):
+        commit(writer, new(b"%d" % n), make_record(C, payload=b"%d" % n))
+    assert reader.load(A) == make_record(A)
+    with pytest.raises(DurusKeyError):
+        reader.load(C)
+    assert set(reader.sync() or ()) == {A, C}
+    assert reader.load(A) == new(b"9")
+
+
+def test_snapshots_of_different_times_are_kept_side_by_side(shared: SharedStorage) -> None:
+    """Each of several sessions reads the state at which it began."""
+    writer = shared.new_session()
+    readers = []
+    for n in range(5):
+        commit(writer, new(b"%d" % n))
+        readers.append(shared.new_session())
+    assert [reader.load(A) for reader in readers] == [new(b"%d" % n) for n in range(5)]
+
+
+def test_a_session_sees_its_own_commit_at_once(shared: SharedStorage) -> None:
+    """After `end`, `load` gives what was committed, without a sync."""
+    one, _ = shared.new_session(), shared.new_session()
+    commit(one, new(b"mine"))
+    assert one.load(A) == new(b"mine")
+    assert one.sync() == []
+
+
+def test_a_snapshot_beyond_the_byte_limit_is_a_read_conflict(storage: WaitingStorage) -> None:
+    """What was overwritten beyond `history_bytes` is forgotten, the oldest first, and said so."""
+    shared = SharedStorage(storage, history_bytes=3000)
+    early, writer = shared.new_session(), shared.new_session()
+    commit(writer, new(b"1" * 1000))
+    late = shared.new_session()
+    for _ in range(2):
+        commit(writer, new(b"2" * 1000))
+    late.sync()
+    for _ in range(3):
+        commit(writer, new(b"3" * 1000))
+    with pytest.raises(ReadConflictError):
+        early.load(A)
+    assert early.load(B) == make_record(B)
+    early.sync()
+    assert early.load(A) == new(b"3" * 1000)
+
+
+def test_a_session_that_slept_too_long_is_told_that_all_may_have_changed(
+    storage: WaitingStorage,
+) -> None:
+    """Beyond `log_oids`, `load` and `end` conflict, `sync` gives None, and then all is well."""
+    shared = SharedStorage(storage, log_oids=10)
+    sleeper, writer = shared.new_session(), shared.new_session()
+    for n in range(11):
+        commit(writer, new(b"%d" % n))
+    with pytest.raises(ReadConflictError):
+        sleeper.load(B)
+    with pytest.raises(ConflictError):
+        commit(sleeper, make_record(B, payload=b"mine"))
+    assert sleeper.sync() is None
+    assert sleeper.load(A) == new(b"10")
+    commit(sleeper, make_record(B, payload=b"mine"))
+
+
+def test_a_sleeping_session_costs_bounded_memory(storage: WaitingStorage) -> None:
+    """However much is committed while a session sleeps, what is kept for it has a limit."""
+    shared = SharedStorage(storage, log_oids=100, history_bytes=10_000)
+    sleeper, writer = shared.new_session(), shared.new_session()
+    for n in range(1000):
+        commit(writer, new(b"%d" % n * 100))
+    log = shared._log
+    assert sum(len(logged.oids) for logged in log._commits) <= 100
+    assert sum(logged.size_bytes for logged in log._with_records) <= 10_000
+    assert len(log._by_oid) == 1
+    sleeper.close()
+    assert not log._commits
+
+
+def test_nothing_is_kept_for_sessions_that_are_up_to_date(shared: SharedStorage) -> None:
+    """The log holds nothing that every session sees."""
+    one, other = shared.new_session(), shared.new_session()
+    for n in range(10):
+        commit(one, new(b"%d" % n))
+        other.sync()
+    assert not shared._log._commits
+    assert not shared._log._by_oid
+
+
+# Validation
+
+
+def test_the_handler_hears_of_commits_that_are_still_being_written(
+    storage: WaitingStorage, shared: SharedStorage, threads: ThreadPoolExecutor
+) -> None:
+    """What a commit that waits for the disk changes is stale for those behind it."""
+    one, other, third = (shared.new_session() for _ in range(3))
+    storage.may_go_on.clear()
+    first = threads.submit(commit, one, new(b"first"))
+    assert storage.is_in_end.wait(60)
+    told: list[bytes] = []
+    other.begin()
+    other.store(B, make_record(B, payload=b"second"))
+    second = threads.submit(other.end, told.extend)
+    with pytest.raises(ConflictError):
+        commit(third, new(b"third"))
+    storage.may_go_on.set()
+    first.result()
+    second.result()
+    assert told == [A]
+    assert other.load(A) == new(b"first")
+
+
+def test_a_reference_to_what_a_pack_removed_is_a_conflict(shared: SharedStorage) -> None:
+    """A commit that refers to an object which a pack removed meanwhile stores nothing."""
+    one, other = shared.new_session(), shared.new_session()
+    commit(one, make_record(ROOT_OID, [A]), make_record(C))
+    other.sync()
+    other.load(C)
+    shared.new_session().pack()
+    with pytest.raises(WriteConflictError) as caught:
+        commit(other, make_record(ROOT_OID, [A, C]))
+    assert caught.value.oids == [C]
+    assert set(other.sync() or ()) == {B, C}
+
+
+def test_what_is_queued_is_written_before_a_step_of_a_pack(shared: SharedStorage) -> None:
+    """A pack takes nothing away from a commit that was validated before its step."""
+    one, other = shared.new_session(), shared.new_session()
+    commit(one, make_record(ROOT_OID, [A]), make_record(C))
+    other.sync()
+    outcome: list[BaseException | None] = []
+    other.begin()
+    other.store(ROOT_OID, make_record(ROOT_OID, [A, C]))
+    other.submit(None, outcome.append)
+    one.pack()
+    assert outcome == [None]
+    assert one.new_session().load(C) == make_record(C)
+
+
+class TestStrict:
+    """What a shared storage that trusts no session refuses."""
+
+    @pytest.fixture
+    def shared(self, storage: WaitingStorage) -> SharedStorage:
+        return SharedStorage(storage, strict=True)
+
+    def test_an_oid_that_was_not_given_is_refused(self, shared: SharedStorage) -> None:
+        """Nothing of a commit is stored that has an oid nobody gave to its session."""
+        one, other = shared.new_session(), shared.new_session()
+        given = other.new_oids(2)[1]
+        for oid in (int8_to_str(77), given):
+            with pytest.raises(UnissuedOidError) as caught:
+                commit(one, new(b"changed"), make_record(oid))
+            assert caught.value.oid == oid
+        assert one.load(A) == make_record(A)
+        commit(other, make_record(given))
+
+    def test_a_reference_to_nothing_is_a_conflict(self, shared: SharedStorage) -> None:
+        """A commit may refer to what is stored and to itself, and to nothing else."""
+        session = shared.new_session()
+        mine, unused = session.new_oids(2)
+        commit(session, make_record(mine, [A, mine]), make_record(A, [mine]))
+        with pytest.raises(WriteConflictError) as caught:
+            commit(session, make_record(A, [mine, unused]))
+        assert caught.value.oids == [unused]
+
+    def test_oids_that_a_session_did_not_use_go_to_others(self, shared: SharedStorage) -> None:
+        """What a closed session was given and did not store is given again, what it did is not."""
+        one = shared.new_session()
+        given = one.new_oids(5)
+        commit(one, make_record(given[1]))
+        one.close()
+        assert shared.new_session().new_oids(4) == [given[0], *given[2:]]
+
+    def test_a_session_cannot_take_oids_without_end(self, shared: SharedStorage) -> None:
+        """How many unused oids one session holds is limited, and the others are not concerned."""
+        greedy, other = shared.new_session(), shared.new_session()
+        with pytest.raises(StorageError, match="not used yet"):
+            greedy.new_oids(1 << 23)
+        commit(other, make_record(other.new_oid()))
+
+
+# Shared syncs
+
+
+def test_commits_that_wait_together_share_one_sync(
+    storage: WaitingStorage, shared: SharedStorage, threads: ThreadPoolExecutor
+) -> None:
+    """While one commit is on its way to the disk others gather, and go there together."""
+    sessions = [shared.new_session() for _ in range(6)]
+    oids = [session.new_oid() for session in sessions]
+    storage.may_go_on.clear()
+    first = threads.submit(commit, sessions[0], make_record(oids[0]))
+    assert storage.is_in_end.wait(60)
+    rest = []
+    for session, oid in zip(sessions[1:], oids[1:], strict=True):
+        session.begin()
+        session.store(oid, make_record(oid))
+        session.submit(None, rest.append)
+    storage.may_go_on.set()
+    first.result()
+    shared.flush()
+    assert rest == [None] * 5
+    assert storage.ends == 2
+    assert all(storage.load(oid) == make_record(oid) for oid in oids)
+
+
+def test_nobody_sees_a_commit_before_it_is_durable(
+    storage: WaitingStorage, shared: SharedStorage, threads: ThreadPoolExecutor
+) -> None:
+    """While the storage is in `end`, others load the record of before, even after a sync."""
+    one, other = shared.new_session(), shared.new_session()
+    storage.may_go_on.clear()
+    first = threads.submit(commit, one, new(b"on its way"))
+    assert storage.is_in_end.wait(60)
+    assert other.sync() == []
+    assert other.load(A) == make_record(A)
+    assert other.load(B) == make_record(B)
+    storage.may_go_on.set()
+    first.result()
+    assert other.load(A) == make_record(A)
+    assert other.sync() == [A]
+    assert other.load(A) == new(b"on its way")
+
+
+def test_a_storage_that_cannot_load_meanwhile_is_not_asked_to(threads: ThreadPoolExecutor) -> None:
+    """Loads wait for the `end` of a storage that does not declare `can_load_meanwhile`."""
+    storage = Plain()
+    commit(storage, make_record(A))
+    shared = SharedStorage(storage)
+    one, other = shared.new_session(), shared.new_session()
+    storage.is_in_end.clear()
+    storage.may_go_on.clear()
+    first = threads.submit(commit, one, new(b"new"))
+    assert storage.is_in_end.wait(60)
+    loading = threads.submit(other.load, A)
+    storage.may_go_on.set()
+    first.result()
+    assert loading.result() == make_record(A)
+
+
+def test_one_bad_commit_does_not_fail_the_others(
+    storage: WaitingStorage, shared: SharedStorage
+) -> None:
+    """If the storage refuses what it was given together, each is tried alone."""
+    sessions = [shared.new_session() for _ in range(3)]
+    outcomes: dict[int, BaseException | None] = {}
+    for n, session in enumerate(sessions):
+        oid = session.new_oid()
+        session.begin()
+        session.store(oid, make_record(oid))
+        session.submit(None, lambda error, n=n: outcomes.__setitem__(n, error))
+    # The first is for all together, the second for the first alone.
+    storage.failures = [StorageWriteError("alone"), StorageWriteError("together")]
+    shared.flush()
+    assert str(outcomes[0]) == "alone"
+    assert outcomes[1] is outcomes[2] is None
+
+
+def test_a_failed_commit_leaves_everything_as_it_was(
+    storage: WaitingStorage, shared: SharedStorage
+) -> None:
+    """After the storage refused, nothing has changed for anybody and the next commit works."""
+    one, other = shared.new_session(), shared.new_session()
+    storage.failures = [StorageWriteError("disk full")]
+    with pytest.raises(StorageWriteError):
+        commit(one, new(b"lost"))
+    assert other.sync() == []
+    assert one.load(A) == other.load(A) == make_record(A)
+    commit(other, new(b"kept"))
+    assert one.sync() == [A]
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_an_interrupt_while_writing_leaves_what_the_storage_has(
+    storage: WaitingStorage, shared: SharedStorage, is_stored: bool
+) -> None:
+    """After Ctrl-C inside `end` the sessions see what is stored, be that before or after."""
+    one, other = shared.new_session(), shared.new_session()
+    storage.failures = [KeyboardInterrupt()]
+    if is_stored:
+        storage.begin = storage.sync  # type: ignore[method-assign]  # the transaction goes through
+        MemoryStorage.begin(storage)
+
+        def end(handle: object = None) -> None:
+            MemoryStorage.end(storage)
+            raise KeyboardInterrupt
+
+        storage.end = end  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        commit(one, new(b"new"))
+    assert other.sync() == ([A] if is_stored else [])
+    assert other.load(A) == (new(b"new") if is_stored else make_record(A))
+
+
+# Life cycle
+
+
+def test_a_closed_storage_ends_its_sessions(shared: SharedStorage) -> None:
+    """After `close()` every call of every session says so, and what was queued is in."""
+    session = shared.new_session()
+    outcome: list[BaseException | None] = []
+    session.begin()
+    session.store(A, new(b"queued"))
+    session.submit(None, outcome.append)
+    shared.close()
+    shared.close()
+    assert outcome == [None]
+    for call in (session.sync, session.begin, session.new_oid, session.new_session):
+        with pytest.raises(StorageClosedError):
+            call()
+    with pytest.raises(StorageClosedError):
+        session.load(A)
+
+
+def test_many_threads_increment_one_number(threads: ThreadPoolExecutor) -> None:
+    """Of increments that race, each is either counted or refused as a conflict."""
+    shared = SharedStorage(MemoryStorage())
+    commit(shared.new_session(), new(b"0"))
+
+    def increment(session: Session) -> int:
+        done = 0
+        for _ in range(100):
+            session.sync()
+            number = int(_payload(session.load(A)))
+            with suppress(ConflictError):
+                commit(session, new(b"%d" % (number + 1)))
+                done += 1
+        return done
+
+    sessions = [shared.new_session() for _ in range(8)]
+    done = sum(threads.map(increment, sessions))
+    assert int(_payload(shared.new_session().load(A))) == done
+    assert done >= 100
+
+
+def _payload(record: bytes) -> bytes:
+    return next(b"%d" % n for n in range(1000) if record == new(b"%d" % n))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 30))))
+def test_ranges_hold_what_was_put_in(steps: list[tuple[bool, int]]) -> None:
+    """A set of numbers kept as ranges is the set, in ascending order and with its count."""
+    ranges = _OidRanges()
+    model: set[int] = set()
+    for is_added, number in steps:
+        if not is_added:
+            ranges.discard(number)
+            model.discard(number)
+        elif number not in model:
+            ranges.add(number, number + 1)
+            model.add(number)
+        assert ranges.count == len(model)
+        assert [n for n in range(31) if n in ranges] == sorted(model)
+    other = _OidRanges()
+    other.add(100, 103)
+    other.take_all(ranges)
+    assert ranges.count == 0
+    half = len(model) // 2
+    assert other.take(half) + other.take(1000) == [*sorted(model), 100, 101, 102]
+
+
+def test_a_storage_that_is_followed_tells_its_sessions() -> None:
+    """What another process writes to the storage beneath is news for every session."""
+    storage = Followed()
+    shared = SharedStorage(storage)
+    one, other = shared.new_session(), shared.new_session()
+    storage.news = [A]
+    assert one.sync() == [A]
+    with pytest.raises(ReadConflictError):
+        other.load(A)
+    assert other.sync() == [A]
+
+
+class Followed(MemoryStorage):
+    """A storage that somebody else writes to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.news: list[bytes] = []
+        commit(self, make_record(A))
+
+    def sync(self) -> list[bytes]:
+        news, self.news = self.news, []
+        return news
+
+
+def test_a_session_is_a_storage(shared: SharedStorage) -> None:
+    """A session has the abilities of the storage beneath, and shares by itself."""
+    session: Storage = shared.new_session()
+    assert (session.can_pack, session.can_share, session.is_persistent) == (True, True, False)
