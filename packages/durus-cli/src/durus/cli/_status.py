@@ -95,7 +95,7 @@ def _text(key: str, value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if not isinstance(value, int | float):
+    if key == "pid" or not isinstance(value, int | float):
         return str(value)
     words = key.split("_")
     if "bytes" in words:
