@@ -1,0 +1,199 @@
+"""What a client may do, whatever protocol it speaks: its session, and what it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING
+
+from durus.error import (
+    ConflictError,
+    DurusError,
+    DurusKeyError,
+    ProtocolError,
+    StorageReadOnlyError,
+    WriteConflictError,
+)
+from durus.serialize import ROOT_OID
+from durus.storage_server._known_oids import KnownOids
+
+if TYPE_CHECKING:
+    from durus.storage_server._connection import ClientConnection
+    from durus.storage_server._hub import Hub
+
+__all__ = ["Client", "StaleError"]
+
+
+class StaleError(ConflictError):
+    """A commit that the client must be asked about first: it knows objects that are stale."""
+
+
+class Client:
+    """A client that was let in.
+
+    Nothing is ever held for it in the middle of a commit: what it stores is kept here until it is
+    whole, and then goes to its session at once. The session finds out what has changed meanwhile;
+    whatever of it the client has in memory, it must be told before it may commit. The rest it is
+    told later.
+
+    Attributes:
+        connection: its socket.
+        hub: what all clients share.
+        session: its view of the storage.
+        known: the objects that it has in memory.
+        untold: what is stale and was not told to it.
+        told: what it was told is stale in this transaction, and has not loaded again since.
+    """
+
+    version = 0
+
+    def __init__(self, hub: Hub, connection: ClientConnection) -> None:
+        self.hub = hub
+        self.connection = connection
+        self.session = hub.shared.new_session()
+        self.known = KnownOids()
+        self.untold: set[bytes] = set()
+        self.told: set[bytes] = set()
+        self._load_record = self.session.load
+        self._metrics = hub.metrics
+        self._was_given_root = False
+        self._commits_under_way = 0
+        hub.protocols[self.version] += 1
+
+    def is_committing(self) -> bool:
+        """Tell whether a commit was handed on whose outcome the client does not know yet."""
+        return self._commits_under_way > 0
+
+    def complain(self, error: ProtocolError) -> None:
+        """Say nothing: protocol 1 has no errors."""
+
+    def leave(self) -> None:
+        """Give back what is held for the client, its unused oids too."""
+        self.hub.protocols[self.version] -= 1
+        self.session.close()
+        self.hub.roots.note_left(self)
+
+    def load(self, oid: bytes) -> bytes:
+        """Give a record, and note that the client knows the object."""
+        record = self._load_record(oid)
+        self._metrics.loads += 1
+        self.known.add(oid)
+        if self.untold or self.told:
+            self.note_sent(oid)
+        return record
+
+    def note_sent(self, *oids: bytes) -> None:
+        """Take note that the client has the records of these objects as its session sees them."""
+        self.told.difference_update(oids)
+        if not self._commits_under_way:
+            # Otherwise the session is about to see newer ones.
+            self.untold.difference_update(oids)
+
+    def note_told(self, oids: Iterable[bytes]) -> None:
+        """Take note that the client was told, within a transaction, that these are stale."""
+        self.told.update(oids)
+        self.untold.difference_update(oids)
+        self.known.discard(oids)
+
+    def must_wait_for_root(self, error: DurusKeyError) -> bool:
+        """Decide whether the answer that there is no root has to wait; see `RootMaking`."""
+        if error.oid != ROOT_OID or self.hub.policy.readonly:
+            return False
+        if not self.hub.roots.must_wait(self, self._look_again):
+            return False
+        self.connection.wait()
+        return True
+
+    def _look_again(self) -> None:
+        try:
+            self.untold.update(self.session.sync() or ())
+        except DurusError:
+            # The storage was closed, which the request that waits will find out.
+            pass
+        self.connection.go_on()
+
+    def sync(self) -> set[bytes] | None:
+        """Move to the newest state; give what is stale now, or None if that cannot be told."""
+        stale = self.session.sync()
+        untold = self.untold
+        if stale is None:
+            untold.clear()
+            self.known.clear()
+            return None
+        if not stale and not untold:
+            return untold
+        self.untold = set()
+        untold.update(stale)
+        self.known.discard(untold)
+        return untold
+
+    def new_oids(self, count: int) -> list[bytes]:
+        """Give oids that nobody else gets. Only the client that makes the root gets its oid."""
+        self.check_writable("take new oids")
+        oids = self.session.new_oids(count)
+        if ROOT_OID in oids:
+            oids.remove(ROOT_OID)
+            oids += self.session.new_oids(1)
+        if self.hub.roots.is_maker(self) and not self._was_given_root and oids:
+            self._was_given_root = True
+            oids[0] = ROOT_OID
+        return oids
+
+    def commit(
+        self,
+        records: dict[bytes, bytes],
+        answer: Callable[[BaseException | None], None],
+    ) -> None:
+        """Hand a whole transaction on.
+
+        Args:
+            records: what it stores.
+            answer: called with the outcome, unless this raises.
+
+        Raises:
+            StaleError: it knows more that is stale.
+            DurusError: the transaction is refused.
+        """
+        self.check_writable("commit")
+        session, known, told = self.session, self.known, self.told
+        if not told.isdisjoint(records):
+            # Its session may have moved on when it was told; the client says that it has not.
+            raise WriteConflictError(sorted(told.intersection(records)))
+
+        def handle_invalidations(stale: list[bytes]) -> None:
+            news = [oid for oid in stale if oid not in told]
+            self.untold.update(news)
+            concerned = [oid for oid in news if oid in known]
+            if concerned:
+                raise StaleError(concerned)
+
+        def note_outcome(error: BaseException | None) -> None:
+            self._commits_under_way -= 1
+            if error is None:
+                self._note_committed(records)
+            answer(error)
+
+        size = 0
+        session.begin()
+        for oid, record in records.items():
+            session.store(oid, record)
+            size += len(record)
+        committer = self.hub.committer
+        session.submit(handle_invalidations, committer.ticket(size, note_outcome))
+        self._commits_under_way += 1
+        committer.order_flush()
+
+    def _note_committed(self, records: Collection[bytes]) -> None:
+        add = self.known.add
+        for oid in records:
+            add(oid)
+        self.untold.difference_update(records)
+        self.hub.roots.note_commit(records)
+
+    def check_writable(self, attempt: str) -> None:
+        """Refuse a change where nothing may be changed.
+
+        Raises:
+            StorageReadOnlyError: the server was started so.
+        """
+        if self.hub.policy.readonly:
+            raise StorageReadOnlyError(f"tried to {attempt}, but the server serves it read-only")
