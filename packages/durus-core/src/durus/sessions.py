@@ -49,6 +49,8 @@ _LOG_OIDS = 200_000
 # How many oids one session may hold that it was given and has not used, if it is not trusted.
 _GIVEN_OIDS = 1 << 22
 
+_NO_MORE = object()  # of a pack's steps
+
 # How many records to hand to the storage before others may load in between.
 _STORE_BATCH = 500
 
@@ -403,11 +405,10 @@ class SharedStorage:
                 if self._queue:
                     continue
                 self._check_open()
-                try:
-                    return False, next(packer)
-                except StopIteration:
-                    self._take_news()
-                    return True, None
+                step = next(packer, _NO_MORE)
+                # At once: what is gone must not look to a snapshot as if it had never been.
+                self._take_news()
+                return step is _NO_MORE, step
 
 
 class Session(Storage):

@@ -142,7 +142,7 @@ def serve(
     if stop:
         _stop(options)
         return
-    place, server_options = _place(options), _server_options(options)
+    place, server_options = _place(options), _server_options(options, readonly)
     # A back-end that lacks an option is bothered only by those who ask for it.
     wanted = {"readonly": (readonly, True), "repair": (repair, True), "durable": (no_sync, False)}
     storage_options = {name: value for name, (is_wanted, value) in wanted.items() if is_wanted}
@@ -188,7 +188,7 @@ def _place(options: dict[str, Any]) -> Place:
     )
 
 
-def _server_options(options: dict[str, Any]) -> ServerOptions:
+def _server_options(options: dict[str, Any], readonly: bool) -> ServerOptions:
     for name in _FOR_STOP:
         if options[name]:
             raise click.UsageError(f"--{name.replace('_', '-')} is for --stop")
@@ -202,6 +202,7 @@ def _server_options(options: dict[str, Any]) -> ServerOptions:
         tls=None if cert is None else server_tls(cert, key, client_ca),
         allow_protocol_1=options["allow_protocol_1"],
         insecure=options["insecure"],
+        readonly=readonly,
     )
 
 

@@ -45,6 +45,7 @@ class ServerOptions:
         tls: the settings of TLS, if it is spoken.
         allow_protocol_1: let clients of Durus 4.3 in where a secret or TLS is asked for.
         insecure: listen for other machines without either.
+        readonly: refuse commits.
     """
 
     gcbytes: int
@@ -52,6 +53,7 @@ class ServerOptions:
     tls: ssl.SSLContext | None
     allow_protocol_1: bool
     insecure: bool
+    readonly: bool
 
 
 def require_server() -> ModuleType:
@@ -73,21 +75,27 @@ def require_server() -> ModuleType:
 def new_server(storage: Storage, place: Place, options: ServerOptions) -> Any:
     """Make a server that will serve `storage` at `place`; its `serve()` does."""
     module = require_server()
-    address = place.address
-    if address is not None:
-        address = module.SocketAddress.new(
-            address, owner=place.owner, group=place.group, umask=place.umask
+    try:
+        return module.StorageServer(
+            storage,
+            address=module.inherited_socket() or _address(module, place),
+            gcbytes=options.gcbytes,
+            secret=options.secret,
+            ssl_context=options.tls,
+            # Where nothing is asked for, clients of 4.3 are welcome without more words.
+            allow_protocol_1=options.allow_protocol_1 or None,
+            insecure=options.insecure,
+            readonly=options.readonly,
         )
-    return module.StorageServer(
-        storage,
-        host=place.host,
-        port=place.port,
-        address=address,
-        gcbytes=options.gcbytes,
-        secret=options.secret,
-        tls=options.tls,
-        allow_protocol_1=options.allow_protocol_1,
-        insecure=options.insecure,
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def _address(module: ModuleType, place: Place) -> Any:
+    if place.address is None:
+        return module.SocketAddress.new((place.host, place.port))
+    return module.SocketAddress.new(
+        place.address, owner=place.owner, group=place.group, umask=place.umask
     )
 
 
