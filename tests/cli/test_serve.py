@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import grp
+import json
 import os
 import pwd
 import signal
@@ -330,6 +331,21 @@ def test_waiting_ends_with_ctrl_c(durus: Any) -> None:
 def test_waiting_has_a_limit(durus: Any, command: str) -> None:
     """--wait 0 does not wait: one line, status 1."""
     assert "a.sock" in durus.error(command, "--address", "a.sock", "--wait", "0")
+
+
+def test_info_through_the_server(durus: Any, serve: Any, database: Path) -> None:
+    """`durus info` of a server's URL counts what the root reaches."""
+    server = serve(database).ready()
+    told = json.loads(durus("info", "--json", "durus+unix:a.sock").stdout)
+    assert (told["objects"], told["format"]) == (4, "SHELF-1")
+    server.stop()
+
+
+@pytest.mark.parametrize("option", ["--readonly", "--repair"])
+def test_what_a_server_cannot_be_told(durus: Any, option: str) -> None:
+    """How the file is opened is said to the server when it is started, not by a client."""
+    said = durus.error("shell", option, "--address", "a.sock", status=2)
+    assert f"{option} is for files" in said
 
 
 def test_a_server_of_a_server(durus: Any) -> None:
