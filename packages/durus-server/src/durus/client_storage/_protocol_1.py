@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from struct import Struct
 
 from durus.client_storage._transport import Transport
@@ -38,36 +39,35 @@ class Protocol1:
         transport = self._transport
         with transport.exchange():
             transport.send(b"L" + oid)
-            return self._take_record(oid)
+            answer = self._take_answer(oid)
+            transport.finish()
+        if isinstance(answer, bytes):
+            return answer
+        raise answer
 
     def load_many(self, oids: Sequence[bytes]) -> list[bytes | DurusKeyError | ReadConflictError]:
         transport = self._transport
-        answers: list[bytes | DurusKeyError | ReadConflictError] = []
         with transport.exchange():
             transport.send(b"B" + _INT4.pack(len(oids)) + b"".join(oids))
-            for oid in oids:
-                try:
-                    answers.append(self._take_record(oid))
-                except (DurusKeyError, ReadConflictError) as error:
-                    answers.append(error)
-                transport.send(b"")
+            answers = [self._take_answer(oid) for oid in oids]
             transport.finish()
         return answers
 
-    def _take_record(self, oid: bytes) -> bytes:
-        transport = self._transport
-        status = transport.read(1)
+    def _take_answer(self, oid: bytes) -> bytes | DurusKeyError | ReadConflictError:
+        read = self._transport.read
+        status = read(1)
         if status == _OKAY:
-            (length,) = _INT4.unpack(transport.read(4))
-            record = transport.read(length)
-            transport.finish()
+            (length,) = _INT4.unpack(read(4))
+            record = read(length)
+            if record[:8] != oid:
+                raise ProtocolError(
+                    f"the server answered a load of {oid.hex()} with another record"
+                )
             return record
         if status == _KEY_ERROR:
-            transport.finish()
-            raise DurusKeyError(oid)
+            return DurusKeyError(oid)
         if status == _INVALID:
-            transport.finish()
-            raise ReadConflictError([oid])
+            return ReadConflictError([oid])
         raise ProtocolError(f"the server answered a load with {status!r}")
 
     def sync(self) -> list[bytes] | None:
@@ -103,37 +103,39 @@ class Protocol1:
                 try:
                     handle(stale)
                 except BaseException:
-                    transport.send(_INT4.pack(0))
-                    transport.finish()
+                    # Should the connection be lost now, this is still what became of the commit.
+                    with suppress(OSError):
+                        transport.send(_INT4.pack(0))
+                        transport.finish()
                     raise
+            self._send_records(records)
             try:
-                return self._send_commit(records)
+                status = transport.read(1)
+                if status not in {_OKAY, _INVALID}:
+                    raise ProtocolError(f"the server answered a commit with {status!r}")
             except (OSError, ProtocolError) as error:
                 transport.close()
                 raise CommitUnknownError(
-                    f"the connection to the server was lost in a commit: {error}; abort(), and look"
-                    " whether it is stored"
+                    f"the connection to the server was lost in a commit ({error}); abort(), and"
+                    " look whether it is stored"
                 ) from error
+            transport.finish()
+        if status == _INVALID:
+            raise WriteConflictError
+        return [] if handle is not None else stale
 
-    def _send_commit(self, records: Mapping[bytes, bytes]) -> list[bytes]:
-        transport = self._transport
+    def _send_records(self, records: Mapping[bytes, bytes]) -> None:
         parts: list[bytes] = []
         for oid, record in records.items():
             parts += (_INT4.pack(len(oid) + len(record)), oid, record)
         data = b"".join(parts)
-        transport.send(_INT4.pack(len(data)) + data)
-        status = transport.read(1)
-        if status not in {_OKAY, _INVALID}:
-            raise ProtocolError(f"the server answered a commit with {status!r}")
-        transport.finish()
-        if status == _INVALID:
-            raise WriteConflictError
-        return []
+        self._transport.send(_INT4.pack(len(data)) + data)
 
     def gen_pack(self) -> Iterator[object]:
         transport = self._transport
         with transport.exchange():
             transport.send(b"P")
+            transport.be_patient()
             if transport.read(1) != _OKAY:
                 raise ProtocolError("the server did not say that it has packed")
             transport.finish()

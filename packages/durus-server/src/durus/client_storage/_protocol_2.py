@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hmac import compare_digest
 from struct import Struct
+from typing import TypeVar
 
 from durus._wire import (
     COMPRESSED,
@@ -42,14 +46,19 @@ __all__ = ["Protocol2"]
 
 _INT4 = Struct(">L")
 _INT8 = Struct(">Q")
-_LOAD = Struct(">LBL8sL")
 
 # What a server may send at once: the largest record, which may be as long as a u32 says.
 _MOST_BYTES = 0xFFFFFFFF
 
 _HELLO_BYTES = 1 << 16
 _STORE_BYTES = 1 << 20
+
+# Less is not worth compressing, and more the server does not decompress.
+_COMPRESS_FROM_BYTES = 512
+_COMPRESS_TO_BYTES = 4 << 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_T = TypeVar("_T")
 
 
 class Protocol2:
@@ -77,17 +86,19 @@ class Protocol2:
     ) -> None:
         self._transport = transport
         self._number = 0
+        self._compresses = False
         self._ahead = ReadAhead()
         # The number of a pack that is under way, and what came of it while others were waited for.
         self._pack_number = 0
         self._pack_news: list[tuple[int, bytes]] = []
         self._dropped_packs: set[int] = set()
         with transport.exchange():
-            transport.send(b"")
+            transport.expect()
             hello = read_object(self._receive_first(Type.HELLO))
             self.readonly = hello.get("readonly") is True
             self.most_transaction_bytes = _as_int(hello.get("max_transaction"))
             self._greet(hello, secret, compress=compress)
+            self._compresses = compress and hello.get("compress") is True
             transport.finish()
 
     def _greet(self, hello: dict[str, object], secret: bytes | None, *, compress: bool) -> None:
@@ -131,8 +142,15 @@ class Protocol2:
 
     def _send(self, kind: Type, payload: bytes = b"", before: bytes = b"") -> int:
         self._number = self._number % 0xFFFFFFFF + 1
-        self._transport.send(before + pack_frame(kind, self._number, payload))
+        self._transport.send(before + self._pack(kind, self._number, payload))
         return self._number
+
+    def _pack(self, kind: int, number: int, payload: bytes) -> bytes:
+        if self._compresses and _COMPRESS_FROM_BYTES <= len(payload) <= _COMPRESS_TO_BYTES:
+            compressed = zlib.compress(payload, 1)
+            if len(compressed) < len(payload):
+                kind, payload = kind | COMPRESSED, compressed
+        return pack_frame(kind, number, payload)
 
     def _receive(self, number: int, *kinds: Type) -> tuple[int, bytes]:
         """Take the answer to a request, and put aside what comes of a pack meanwhile."""
@@ -161,11 +179,13 @@ class Protocol2:
         elif kind != Type.PROGRESS:
             self._dropped_packs.remove(number)
 
-    def _ask(self, kind: Type, payload: bytes, answer: Type) -> bytes:
+    def _ask(self, kind: Type, payload: bytes, answer: Type, read: Callable[[bytes], _T]) -> _T:
+        """Send a request, and give what `read` makes of its answer."""
         with self._transport.exchange():
             _, found = self._receive(self._send(kind, payload), answer)
+            result = read(found)
             self._transport.finish()
-        return found
+        return result
 
     # -- requests
 
@@ -173,11 +193,14 @@ class Protocol2:
         found = self._ahead.take(oid)
         if found is not None:
             return found
-        payload = self._ask(Type.LOAD, oid + _INT4.pack(self._ahead.budget()), Type.RECORDS)
-        end = 4 + _INT4.unpack_from(payload)[0]
-        if end == len(payload):
-            return payload[4:]
-        if end > len(payload):
+        request = oid + _INT4.pack(self._ahead.budget())
+        return self._ask(Type.LOAD, request, Type.RECORDS, partial(self._read_records, oid))
+
+    def _read_records(self, oid: bytes, payload: bytes) -> bytes:
+        if payload[4:12] != oid:
+            raise ProtocolError(f"the server sent another record than {oid.hex()}")
+        end = 4 + int(_INT4.unpack_from(payload)[0])
+        if not 12 <= end <= len(payload):
             raise ProtocolError("the server sent a record that is cut short")
         self._ahead.put(payload, end)
         return payload[4:end]
@@ -196,45 +219,32 @@ class Protocol2:
             while kind == Type.MORE:
                 kind, payload = self._receive(number, Type.MORE, Type.ANSWERS)
                 parts.append(payload)
+            answers = _read_answers(oids, b"".join(parts))
             self._transport.finish()
-        payload, at = b"".join(parts), 0
-        answers: list[bytes | DurusKeyError | ReadConflictError] = []
-        for oid in oids:
-            if at + 4 > len(payload):
-                raise ProtocolError("the server sent fewer answers than it was asked for")
-            (length,) = _INT4.unpack_from(payload, at)
-            at += 4
-            if length == NOT_STORED:
-                answers.append(DurusKeyError(oid))
-            elif length == READ_CONFLICT:
-                answers.append(ReadConflictError([oid]))
-            elif at + length > len(payload):
-                raise ProtocolError("the server sent a record that is cut short")
-            else:
-                answers.append(payload[at : at + length])
-                at += length
         return answers
 
     def sync(self) -> list[bytes] | None:
-        payload = self._ask(Type.SYNC, b"", Type.STALE)
-        if payload[:1] != b"\0":
+        stale = self._ask(Type.SYNC, b"", Type.STALE, _read_stale)
+        if stale is None:
             self._ahead.clear()
-            return None
-        oids = split_oids(payload[1:])
-        self._ahead.drop(oids)
-        return oids
+        elif stale:
+            self._ahead.drop(stale)
+        return stale
 
     def new_oids(self, count: int) -> list[bytes]:
-        oids = split_oids(self._ask(Type.NEW_OIDS, _INT4.pack(count), Type.OIDS))
-        if len(oids) != count:
-            raise ProtocolError(f"the server gave {len(oids)} oids where {count} were asked for")
-        return oids
+        def read(payload: bytes) -> list[bytes]:
+            if len(payload) != 8 * count:
+                raise ProtocolError(f"the server sent {len(payload)} bytes for {count} oids")
+            return split_oids(payload)
+
+        return self._ask(Type.NEW_OIDS, _INT4.pack(count), Type.OIDS, read)
 
     def commit(
         self, records: Mapping[bytes, bytes], handle: Callable[[list[bytes]], None] | None
     ) -> list[bytes]:
         self._ahead.drop(records)
         self._transport.check()
+        told: list[bytes] = []
         with self._transport.exchange():
             number = self._send_commit(records)
             while True:
@@ -242,18 +252,25 @@ class Protocol2:
                 self._ahead.drop(stale)
                 if kind == Type.COMMITTED:
                     self._transport.finish()
-                    return stale
-                if handle is not None:
+                    return told + stale
+                if handle is None:
+                    told += stale
+                else:
                     try:
                         handle(stale)
                     except BaseException:
-                        self._send(Type.GIVE_UP)
-                        self._transport.finish()
+                        # Should the connection be lost now, this is still what became of it.
+                        with suppress(OSError):
+                            self._send(Type.GIVE_UP)
+                            self._transport.finish()
                         raise
-                number = self._send_surely(Type.CONFIRM)
+                number = self._send(Type.CONFIRM)
 
     def _send_commit(self, records: Mapping[bytes, bytes]) -> int:
-        """Send the records, and the COMMIT with the last of them in one piece."""
+        """Send the records, and the COMMIT with the last of them in one piece.
+
+        If it raises, the server has not got all of the COMMIT, and so will not commit.
+        """
         parts: list[bytes] = []
         size = 0
         for record in records.values():
@@ -262,19 +279,13 @@ class Protocol2:
                 parts, size = [], 0
             parts += (_INT4.pack(len(record)), record)
             size += len(record) + 4
-        store = pack_frame(Type.STORE, self._number, b"".join(parts))
-        return self._send_surely(Type.COMMIT, before=store)
-
-    def _send_surely(self, kind: Type, before: bytes = b"") -> int:
-        try:
-            return self._send(kind, before=before)
-        except OSError as error:
-            raise self._unknown(error) from error
+        store = self._pack(Type.STORE, self._number, b"".join(parts))
+        return self._send(Type.COMMIT, before=store)
 
     def _receive_outcome(self, number: int) -> tuple[int, list[bytes]]:
         try:
             kind, payload = self._receive(number, Type.COMMITTED, Type.ASK)
-            return kind, split_oids(payload if kind == Type.COMMITTED else payload[1:])
+            return kind, _read_oids(payload if kind == Type.COMMITTED else payload[1:])
         except (DurusError, OSError) as error:
             if self._transport.is_whole:
                 # All of an answer has come, and it says no.
@@ -301,7 +312,12 @@ class Protocol2:
                 if kind == Type.ERROR:
                     raise unpack_error(payload)
                 if kind == Type.DONE:
+                    # What it removed must not be found any more.
+                    self._ahead.clear()
                     return
+                if kind != Type.PROGRESS or len(payload) != 8:
+                    self._transport.close()
+                    raise ProtocolError(f"the server answered a pack with {kind:#04x}")
                 yield _INT8.unpack(payload)[0]
         finally:
             # The server goes on with a pack that nobody waits for.
@@ -313,36 +329,66 @@ class Protocol2:
     def _next_of_pack(self) -> tuple[int, bytes]:
         while not self._pack_news:
             with self._transport.exchange():
-                self._transport.send(b"")
+                self._transport.expect()
                 self._put_aside(*self._receive_frame())
                 self._transport.finish()
         return self._pack_news.pop(0)
 
     def describe(self) -> StorageDescription:
-        fields = read_object(self._ask(Type.DESCRIBE, b"", Type.DESCRIPTION))
-        time_us = fields.get("last_commit_time")
+        fields = self._ask(Type.DESCRIBE, b"", Type.DESCRIPTION, read_object)
         return StorageDescription(
             format=_as_str(fields.get("format")),
             path=_as_str(fields.get("path")),
             size_bytes=_as_int_or_none(fields.get("size_bytes")),
             object_count=_as_int_or_none(fields.get("object_count")),
             transaction_count=_as_int_or_none(fields.get("transaction_count")),
-            last_commit_time=(
-                _EPOCH + timedelta(microseconds=time_us) if isinstance(time_us, int) else None
-            ),
+            last_commit_time=_as_time_or_none(fields.get("last_commit_time")),
         )
 
     def status(self) -> dict[str, object]:
-        return read_object(self._ask(Type.STATUS, b"", Type.STATUS_IS))
+        return self._ask(Type.STATUS, b"", Type.STATUS_IS, read_object)
 
     def stop_server(self) -> None:
-        self._ask(Type.STOP, b"", Type.DONE)
+        self._ask(Type.STOP, b"", Type.DONE, len)
         self._transport.wait_for_end()
 
     def leave(self) -> None:
         with self._transport.exchange():
             self._send(Type.BYE)
             self._transport.finish()
+
+
+def _read_answers(
+    oids: Sequence[bytes], payload: bytes
+) -> list[bytes | DurusKeyError | ReadConflictError]:
+    at, end = 0, len(payload)
+    answers: list[bytes | DurusKeyError | ReadConflictError] = []
+    for oid in oids:
+        if at + 4 > end:
+            raise ProtocolError("the server sent fewer answers than it was asked for")
+        (length,) = _INT4.unpack_from(payload, at)
+        at += 4
+        if length == NOT_STORED:
+            answers.append(DurusKeyError(oid))
+        elif length == READ_CONFLICT:
+            answers.append(ReadConflictError([oid]))
+        elif at + length > end or payload[at : at + 8] != oid:
+            raise ProtocolError(f"the server sent another record than {oid.hex()}")
+        else:
+            answers.append(payload[at : at + length])
+            at += length
+    return answers
+
+
+def _read_stale(payload: bytes) -> list[bytes] | None:
+    """Give the oids of a STALE, or None if it says that they are not known."""
+    return None if payload[:1] == b"\1" else _read_oids(payload[1:])
+
+
+def _read_oids(payload: bytes) -> list[bytes]:
+    if len(payload) % 8:
+        raise ProtocolError(f"the server sent {len(payload)} bytes for oids of 8")
+    return split_oids(payload) if payload else []
 
 
 def _from_hex(text: object) -> bytes:
@@ -356,6 +402,15 @@ def _as_int(value: object) -> int:
     if isinstance(value, int):
         return value
     raise ProtocolError(f"the server gave {value!r:.80} for a number")
+
+
+def _as_time_or_none(microseconds: object) -> datetime | None:
+    if not isinstance(microseconds, int):
+        return None
+    try:
+        return _EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return None
 
 
 def _as_int_or_none(value: object) -> int | None:

@@ -64,6 +64,10 @@ class ClientStorage(Storage):
         tls: speak TLS, with what this context says of certificates.
         tls_name: the name that the server's certificate must have, if not that of its host.
         compress: have both sides compress what is worth it.
+        readonly: refuse every change, whatever the server allows.
+        timeout_s: how long to wait for a server that does not answer; None is for ever. Packing by
+            protocol 1 is not limited: its only answer comes at the end.
+        wait_s: for how long to try again while nobody listens.
 
     Raises:
         StorageDisconnectedError: there is no server.
@@ -73,6 +77,7 @@ class ClientStorage(Storage):
 
     can_pack = True
     can_share = True
+    can_open_readonly = True
 
     def __init__(
         self,
@@ -84,21 +89,29 @@ class ClientStorage(Storage):
         tls: ssl.SSLContext | None = None,
         tls_name: str | None = None,
         compress: bool = False,
+        readonly: bool = False,
+        timeout_s: float | None = None,
+        wait_s: float = 0.0,
     ) -> None:
+        if secret is not None and not secret:
+            raise ValueError("an empty secret proves nothing; leave it out to prove none")
         self._address = SocketAddress.new((host, port) if address is None else address)
         self._secret = secret
         self._tls = tls
         self._tls_name = tls_name
         self._compress = compress
+        self._readonly = readonly
+        self._timeout_s = timeout_s
         self._is_closed = False
         self._records: dict[bytes, bytes] | None = None
-        self._oids: list[bytes] = []
+        # Those that the server has given and nobody has taken yet.
+        self._oids: dict[bytes, None] = {}
         self._oid_batch = _FIRST_OIDS
         # What a commit told only after it was done: the next sync() gives it.
         self._untold: set[bytes] = set()
         self._is_lost = False
         self._pid = os.getpid()
-        self._server = self._connect()
+        self._server = self._connect_within(wait_s)
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({str(self._address)!r})"
@@ -128,7 +141,7 @@ class ClientStorage(Storage):
             raise
 
     def _open_transport(self) -> Transport:
-        connected = self._address.get_connected_socket()
+        connected = self._address.get_connected_socket(self._timeout_s)
         if self._tls is not None:
             name = self._tls_name
             if name is None and isinstance(self._address, HostPortAddress):
@@ -140,7 +153,7 @@ class ClientStorage(Storage):
                 raise AuthenticationError(
                     f"cannot speak TLS with the server at {self._address}: {error}"
                 ) from error
-        return Transport(connected, str(self._address))
+        return Transport(connected, str(self._address), self._timeout_s)
 
     def _choose(self, transport: Transport, version: int) -> int:
         with transport.exchange():
@@ -150,24 +163,25 @@ class ClientStorage(Storage):
         return int(answer)
 
     def _reconnect(self) -> None:
-        """Connect again, trying for a while.
+        """Connect again.
 
         Raises:
             StorageDisconnectedError: the server did not come back in time.
         """
         self._forget_server()
-        give_up = time.monotonic() + _RECONNECT_S
+        self._server = self._connect_within(_RECONNECT_S)
+        self._pid = os.getpid()
+        self._is_lost = False
+
+    def _connect_within(self, wait_s: float) -> Protocol1 | Protocol2:
+        give_up = time.monotonic() + wait_s
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                self._server = self._connect()
+                return self._connect()
             except StorageDisconnectedError:
-                if time.monotonic() > give_up:
+                if time.monotonic() >= give_up:
                     raise
-            else:
-                self._is_lost = False
-                self._pid = os.getpid()
-                return
             # Jittered, so that the clients of a server that comes back do not come all at once.
             time.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311 - no secret
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -183,8 +197,12 @@ class ClientStorage(Storage):
         if self._is_closed:
             raise StorageClosedError(f"{self} is closed; open it again")
         if self._pid != os.getpid():
-            # The connection is the parent's: to use or to close it properly would end that one's.
+            # The connection is the parent's: to use it, or to say goodbye, would end that one's.
             self._is_lost = True
+            raise StorageDisconnectedError(
+                f"the connection to the server at {self._address} belongs to process {self._pid},"
+                " from before a fork; abort() makes another"
+            )
         if self._is_lost or not self._server._transport.is_open:
             self._is_lost = True
             raise StorageDisconnectedError(
@@ -221,6 +239,7 @@ class ClientStorage(Storage):
             raise StorageTransactionError("store() needs a begin() first")
         check_record(oid, record)
         self._records[bytes(oid)] = bytes(record)
+        self._oids.pop(oid, None)
 
     def end(self, handle_invalidations: Callable[[list[bytes]], None] | None = None) -> None:
         """Commit as the contract says.
@@ -263,13 +282,17 @@ class ClientStorage(Storage):
     def new_oid(self) -> bytes:
         self._check()
         self._check_writable()
-        if not self._oids:
-            self._oids = self._server.new_oids(self._oid_batch)
-            self._oids.reverse()
-            self._oid_batch = min(2 * self._oid_batch, _MOST_OIDS)
-        return self._oids.pop()
+        while True:
+            if not self._oids:
+                self._oids = dict.fromkeys(reversed(self._server.new_oids(self._oid_batch)))
+                self._oid_batch = min(2 * self._oid_batch, _MOST_OIDS)
+            oid = self._oids.popitem()[0]
+            if self._records is None or oid not in self._records:
+                return oid
 
     def _check_writable(self) -> None:
+        if self._readonly:
+            raise StorageReadOnlyError(f"tried to change {self}, which was opened read-only")
         if self._server.readonly:
             raise StorageReadOnlyError(f"tried to change {self}, which is served read-only")
 
@@ -287,6 +310,8 @@ class ClientStorage(Storage):
             tls=self._tls,
             tls_name=self._tls_name,
             compress=self._compress,
+            readonly=self._readonly,
+            timeout_s=self._timeout_s,
         )
 
     def get_packer(self) -> Iterator[object]:
@@ -351,6 +376,9 @@ class TcpClientStorage(ClientStorage):
         tls: ssl.SSLContext | None = None,
         tls_name: str | None = None,
         compress: bool = False,
+        readonly: bool = False,
+        timeout_s: float | None = None,
+        wait_s: float = 0.0,
     ) -> None:
         super().__init__(
             address=parse_host_port(place),
@@ -358,6 +386,9 @@ class TcpClientStorage(ClientStorage):
             tls=tls,
             tls_name=tls_name,
             compress=compress,
+            readonly=readonly,
+            timeout_s=timeout_s,
+            wait_s=wait_s,
         )
 
 
@@ -378,6 +409,9 @@ class UnixClientStorage(ClientStorage):
         tls: ssl.SSLContext | None = None,
         tls_name: str | None = None,
         compress: bool = False,
+        readonly: bool = False,
+        timeout_s: float | None = None,
+        wait_s: float = 0.0,
     ) -> None:
         super().__init__(
             address=path if path.startswith("@") else UnixDomainSocketAddress(path),
@@ -385,6 +419,9 @@ class UnixClientStorage(ClientStorage):
             tls=tls,
             tls_name=tls_name,
             compress=compress,
+            readonly=readonly,
+            timeout_s=timeout_s,
+            wait_s=wait_s,
         )
 
 

@@ -20,15 +20,19 @@ class Transport:
     Args:
         connected: the socket.
         name: the server's address, for errors.
+        timeout_s: how long to wait for the next byte of an answer; None is for ever.
     """
 
-    def __init__(self, connected: socket.socket, name: str) -> None:
+    def __init__(self, connected: socket.socket, name: str, timeout_s: float | None = None) -> None:
+        connected.settimeout(timeout_s)
         self._socket = connected
+        self._timeout_s = timeout_s
         self._name = name
         self._pid = os.getpid()
         self._buffer = b""
         self._position = 0
         self._is_whole = True
+        self._is_patient = False
         self.is_open = True
 
     @property
@@ -74,7 +78,7 @@ class Transport:
             try:
                 data = self._socket.recv(_RECEIVE_BYTES)
             finally:
-                self._socket.setblocking(True)
+                self._socket.settimeout(self._timeout_s)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -88,9 +92,21 @@ class Transport:
         self._buffer, self._position = data, 0
 
     def send(self, data: bytes) -> None:
-        """Send a part of a request, or all of it."""
+        """Send a part of a request, or all of it.
+
+        If it raises, the server has not got all of `data`.
+        """
         self._is_whole = False
         self._socket.sendall(data)
+
+    def expect(self) -> None:
+        """Take note that an answer is due that was not asked for just now."""
+        self._is_whole = False
+
+    def be_patient(self) -> None:
+        """Wait as long as it takes, until `finish()`."""
+        self._is_patient = True
+        self._socket.settimeout(None)
 
     def read(self, length: int) -> bytes:
         """Take the next bytes of an answer, `length` of them."""
@@ -120,6 +136,9 @@ class Transport:
     def finish(self) -> None:
         """Note that all of the answer is here."""
         self._is_whole = True
+        if self._is_patient:
+            self._socket.settimeout(self._timeout_s)
+            self._is_patient = False
 
     def wait_for_end(self) -> None:
         """Wait until the server hangs up."""
