@@ -341,11 +341,21 @@ def test_info_through_the_server(durus: Any, serve: Any, database: Path) -> None
     server.stop()
 
 
-@pytest.mark.parametrize("option", ["--readonly", "--repair"])
-def test_what_a_server_cannot_be_told(durus: Any, option: str) -> None:
-    """How the file is opened is said to the server when it is started, not by a client."""
-    said = durus.error("shell", option, "--address", "a.sock", status=2)
-    assert f"{option} is for files" in said
+def test_a_client_that_only_reads(durus: Any, serve: Any, database: Path) -> None:
+    """`durus shell --readonly` changes nothing on a server that others change."""
+    server = serve(database).ready()
+    assert server.shell("sorted(root)", "--readonly") == "['ann', 'bob', 'cid']\n"
+    script = "root['n'] = 1; commit()"
+    done = durus("shell", "--readonly", *server.place, input=script, status=1)
+    assert "read-only" in done.stderr
+    server.shell(script)
+    server.stop()
+
+
+def test_what_a_server_cannot_be_told(durus: Any) -> None:
+    """A file is repaired by the server, when it is started; a client cannot ask for it."""
+    said = durus.error("shell", "--repair", "--address", "a.sock", status=2)
+    assert "--repair is for files" in said
 
 
 def test_a_server_of_a_server(durus: Any) -> None:

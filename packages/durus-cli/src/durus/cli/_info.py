@@ -38,9 +38,7 @@ def info(database: str, garbage: bool, as_json: bool) -> None:
     name: nothing that DATABASE names is imported or run.
     """
     target = Target(database, access=Access(wait=0))
-    # What a server has open is its own business.
-    options = {} if target.asks_a_server() else {"readonly": True}
-    with open_target(target, **options) as storage:
+    with open_target(target, readonly=True) as storage:
         report = _report(target, storage, walks_from_root=garbage)
     if as_json:
         print(json.dumps(_as_json(report), indent=2))
