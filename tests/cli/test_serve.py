@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import grp
+import json
 import os
 import pwd
 import signal
@@ -330,6 +331,31 @@ def test_waiting_ends_with_ctrl_c(durus: Any) -> None:
 def test_waiting_has_a_limit(durus: Any, command: str) -> None:
     """--wait 0 does not wait: one line, status 1."""
     assert "a.sock" in durus.error(command, "--address", "a.sock", "--wait", "0")
+
+
+def test_info_through_the_server(durus: Any, serve: Any, database: Path) -> None:
+    """`durus info` of a server's URL counts what the root reaches."""
+    server = serve(database).ready()
+    told = json.loads(durus("info", "--json", "durus+unix:a.sock").stdout)
+    assert (told["objects"], told["format"]) == (4, "SHELF-1")
+    server.stop()
+
+
+def test_a_client_that_only_reads(durus: Any, serve: Any, database: Path) -> None:
+    """`durus shell --readonly` changes nothing on a server that others change."""
+    server = serve(database).ready()
+    assert server.shell("sorted(root)", "--readonly") == "['ann', 'bob', 'cid']\n"
+    script = "root['n'] = 1; commit()"
+    done = durus("shell", "--readonly", *server.place, input=script, status=1)
+    assert "read-only" in done.stderr
+    server.shell(script)
+    server.stop()
+
+
+def test_what_a_server_cannot_be_told(durus: Any) -> None:
+    """A file is repaired by the server, when it is started; a client cannot ask for it."""
+    said = durus.error("shell", "--repair", "--address", "a.sock", status=2)
+    assert "--repair is for files" in said
 
 
 def test_a_server_of_a_server(durus: Any) -> None:

@@ -200,6 +200,8 @@ def open_target(target: Target, *, create: bool = False, **options: Any) -> Stor
     if target.is_server:
         _require_client(target.name)
     if target.asks_a_server():
+        if "repair" in options:
+            raise click.UsageError("--repair is for files; a server is started with it")
         options |= target.access.keywords()
         return open_waiting(
             lambda: open_storage(target.name, **options), target.name, target.access.wait
