@@ -12,6 +12,7 @@ from durus.error import (
     NotSupportedError,
     ProtocolError,
     ReadConflictError,
+    StorageDisconnectedError,
     WriteConflictError,
 )
 from durus.serialize import split_oids
@@ -32,30 +33,28 @@ class Protocol1:
     most_transaction_bytes = 0xFFFFFFFF
 
     def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+        self.transport = transport
 
     def load(self, oid: bytes) -> bytes:
-        transport = self._transport
-        with transport.exchange():
-            transport.send(b"L" + oid)
-            return self._take_record(oid)
+        transport = self.transport
+        transport.send(b"L" + oid)
+        return self._take_record(oid)
 
     def load_many(self, oids: Sequence[bytes]) -> list[bytes | DurusKeyError | ReadConflictError]:
-        transport = self._transport
+        transport = self.transport
         answers: list[bytes | DurusKeyError | ReadConflictError] = []
-        with transport.exchange():
-            transport.send(b"B" + _INT4.pack(len(oids)) + b"".join(oids))
-            for oid in oids:
-                try:
-                    answers.append(self._take_record(oid))
-                except (DurusKeyError, ReadConflictError) as error:
-                    answers.append(error)
-                transport.send(b"")
-            transport.finish()
+        transport.send(b"B" + _INT4.pack(len(oids)) + b"".join(oids))
+        for oid in oids:
+            try:
+                answers.append(self._take_record(oid))
+            except (DurusKeyError, ReadConflictError) as error:
+                answers.append(error)
+            transport.begin()
+        transport.finish()
         return answers
 
     def _take_record(self, oid: bytes) -> bytes:
-        transport = self._transport
+        transport = self.transport
         status = transport.read(1)
         if status == _OKAY:
             (length,) = _INT4.unpack(transport.read(4))
@@ -71,52 +70,49 @@ class Protocol1:
         raise ProtocolError(f"the server answered a load with {status!r}")
 
     def sync(self) -> list[bytes] | None:
-        transport = self._transport
-        with transport.exchange():
-            transport.send(b"S")
-            oids = self._take_oids()
-            transport.finish()
+        transport = self.transport
+        transport.send(b"S")
+        oids = self._take_oids()
+        transport.finish()
         return oids
 
     def _take_oids(self) -> list[bytes]:
-        (count,) = _INT4.unpack(self._transport.read(4))
-        return split_oids(self._transport.read(8 * count))
+        (count,) = _INT4.unpack(self.transport.read(4))
+        return split_oids(self.transport.read(8 * count))
 
     def new_oids(self, count: int) -> list[bytes]:
-        transport = self._transport
+        transport = self.transport
         count = min(count, _MOST_OIDS)
-        with transport.exchange():
-            transport.send(b"M" + bytes((count,)))
-            oids = split_oids(transport.read(8 * count))
-            transport.finish()
+        transport.send(b"M" + bytes((count,)))
+        oids = split_oids(transport.read(8 * count))
+        transport.finish()
         return oids
 
     def commit(
         self, records: Mapping[bytes, bytes], handle: Callable[[list[bytes]], None] | None
     ) -> list[bytes]:
-        transport = self._transport
+        transport = self.transport
         transport.check()
-        with transport.exchange():
-            transport.send(b"C")
-            stale = self._take_oids()
-            if stale and handle is not None:
-                try:
-                    handle(stale)
-                except BaseException:
-                    transport.send(_INT4.pack(0))
-                    transport.finish()
-                    raise
+        transport.send(b"C")
+        stale = self._take_oids()
+        if stale and handle is not None:
             try:
-                return self._send_commit(records)
-            except (OSError, ProtocolError) as error:
-                transport.close()
-                raise CommitUnknownError(
-                    f"the connection to the server was lost in a commit: {error}; abort(), and look"
-                    " whether it is stored"
-                ) from error
+                handle(stale)
+            except BaseException:
+                transport.send(_INT4.pack(0))
+                transport.finish()
+                raise
+        try:
+            return self._send_commit(records)
+        except (StorageDisconnectedError, ProtocolError) as error:
+            transport.close()
+            raise CommitUnknownError(
+                f"the connection to the server was lost in a commit: {error}; abort(), and look"
+                " whether it is stored"
+            ) from error
 
     def _send_commit(self, records: Mapping[bytes, bytes]) -> list[bytes]:
-        transport = self._transport
+        transport = self.transport
         parts: list[bytes] = []
         for oid, record in records.items():
             parts += (_INT4.pack(len(oid) + len(record)), oid, record)
@@ -131,12 +127,11 @@ class Protocol1:
         return []
 
     def gen_pack(self) -> Iterator[object]:
-        transport = self._transport
-        with transport.exchange():
-            transport.send(b"P")
-            if transport.read(1) != _OKAY:
-                raise ProtocolError("the server did not say that it has packed")
-            transport.finish()
+        transport = self.transport
+        transport.send(b"P")
+        if transport.read(1) != _OKAY:
+            raise ProtocolError("the server did not say that it has packed")
+        transport.finish()
         yield None
 
     def describe(self) -> StorageDescription:
@@ -146,14 +141,12 @@ class Protocol1:
         raise NotSupportedError("a server that speaks protocol 1 has no status to tell")
 
     def stop_server(self) -> None:
-        transport = self._transport
-        with transport.exchange():
-            transport.send(b"Q")
-            transport.finish()
+        transport = self.transport
+        transport.send(b"Q")
+        transport.finish()
         transport.wait_for_end()
 
     def leave(self) -> None:
-        transport = self._transport
-        with transport.exchange():
-            transport.send(b".")
-            transport.finish()
+        transport = self.transport
+        transport.send(b".")
+        transport.finish()

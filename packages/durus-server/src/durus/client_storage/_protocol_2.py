@@ -33,6 +33,7 @@ from durus.error import (
     DurusKeyError,
     ProtocolError,
     ReadConflictError,
+    StorageDisconnectedError,
     StorageError,
 )
 from durus.serialize import split_oids
@@ -42,7 +43,10 @@ __all__ = ["Protocol2"]
 
 _INT4 = Struct(">L")
 _INT8 = Struct(">Q")
-_LOAD = Struct(">LBL8sL")
+
+# As numbers: to ask an enumeration for a member takes as long as to make a frame of it.
+_LOAD, _RECORDS = int(Type.LOAD), int(Type.RECORDS)
+_SYNC, _STALE = int(Type.SYNC), int(Type.STALE)
 
 # What a server may send at once: the largest record, which may be as long as a u32 says.
 _MOST_BYTES = 0xFFFFFFFF
@@ -75,20 +79,19 @@ class Protocol2:
     def __init__(
         self, transport: Transport, secret: bytes | None = None, *, compress: bool = False
     ) -> None:
-        self._transport = transport
+        self.transport = transport
         self._number = 0
         self._ahead = ReadAhead()
         # The number of a pack that is under way, and what came of it while others were waited for.
         self._pack_number = 0
         self._pack_news: list[tuple[int, bytes]] = []
         self._dropped_packs: set[int] = set()
-        with transport.exchange():
-            transport.send(b"")
-            hello = read_object(self._receive_first(Type.HELLO))
-            self.readonly = hello.get("readonly") is True
-            self.most_transaction_bytes = _as_int(hello.get("max_transaction"))
-            self._greet(hello, secret, compress=compress)
-            transport.finish()
+        transport.send(b"")
+        hello = read_object(self._receive_first(Type.HELLO))
+        self.readonly = hello.get("readonly") is True
+        self.most_transaction_bytes = _as_int(hello.get("max_transaction"))
+        self._greet(hello, secret, compress=compress)
+        transport.finish()
 
     def _greet(self, hello: dict[str, object], secret: bytes | None, *, compress: bool) -> None:
         answer: dict[str, object] = {"client": "durus-server", "compress": compress}
@@ -98,21 +101,21 @@ class Protocol2:
             proof = client_proof(secret, server_nonce, nonce)
             answer["auth"] = {"nonce": nonce.hex(), "proof": proof.hex()}
         elif hello.get("auth") == "secret":
-            self._transport.close()
+            self.transport.close()
             raise AuthenticationError("the server asks for a secret, and none is given")
-        self._transport.send(pack_frame(Type.HELLO, 0, json.dumps(answer).encode()))
+        self.transport.send(pack_frame(Type.HELLO, 0, json.dumps(answer).encode()))
         welcome = read_object(self._receive_first(Type.WELCOME))
         if secret is None:
             return
         proof = _from_hex(welcome.get("proof"))
         if not compare_digest(proof, server_proof(secret, server_nonce, nonce)):
-            self._transport.close()
+            self.transport.close()
             raise AuthenticationError("the server does not prove that it knows the secret")
 
     def _receive_first(self, kind: Type) -> bytes:
         found, _, payload = self._receive_frame(_HELLO_BYTES)
         if found == Type.ERROR:
-            self._transport.close()
+            self.transport.close()
             raise unpack_error(payload)
         if found != kind:
             raise ProtocolError(f"the server answered with {found:#04x} where {kind:#04x} is due")
@@ -121,20 +124,21 @@ class Protocol2:
     # -- frames
 
     def _receive_frame(self, most_bytes: int = _MOST_BYTES) -> tuple[int, int, bytes]:
-        length, kind, number = FRAME_HEADER.unpack(self._transport.read(9))
+        read = self.transport.read
+        length, kind, number = FRAME_HEADER.unpack(read(9))
         if not 5 <= length <= most_bytes:
             raise ProtocolError(f"the server says that a frame has {length} bytes")
-        payload = self._transport.read(length - 5)
+        payload = read(length - 5)
         if kind & COMPRESSED:
             kind, payload = kind & ~COMPRESSED, decompress(payload, most_bytes)
         return kind, number, payload
 
-    def _send(self, kind: Type, payload: bytes = b"", before: bytes = b"") -> int:
-        self._number = self._number % 0xFFFFFFFF + 1
-        self._transport.send(before + pack_frame(kind, self._number, payload))
-        return self._number
+    def _send(self, kind: int, payload: bytes = b"", before: bytes = b"") -> int:
+        number = self._number = self._number % 0xFFFFFFFF + 1
+        self.transport.send(before + pack_frame(kind, number, payload))
+        return number
 
-    def _receive(self, number: int, *kinds: Type) -> tuple[int, bytes]:
+    def _receive(self, number: int, *kinds: int) -> tuple[int, bytes]:
         """Take the answer to a request, and put aside what comes of a pack meanwhile."""
         while True:
             kind, found, payload = self._receive_frame()
@@ -142,15 +146,15 @@ class Protocol2:
                 break
             if found == 0 and kind == Type.ERROR:
                 # The server closes the connection after this.
-                self._transport.close()
+                self.transport.close()
                 raise unpack_error(payload)
             self._put_aside(kind, found, payload)
-        if kind == Type.ERROR:
-            self._transport.finish()
-            raise unpack_error(payload)
-        if kind not in kinds:
+        if kind in kinds:
+            return kind, payload
+        if kind != Type.ERROR:
             raise ProtocolError(f"the server answered with {kind:#04x}")
-        return kind, payload
+        self.transport.finish()
+        raise unpack_error(payload)
 
     def _put_aside(self, kind: int, number: int, payload: bytes) -> None:
         """Keep what comes of the pack that is under way, and drop what comes of one given up."""
@@ -161,10 +165,9 @@ class Protocol2:
         elif kind != Type.PROGRESS:
             self._dropped_packs.remove(number)
 
-    def _ask(self, kind: Type, payload: bytes, answer: Type) -> bytes:
-        with self._transport.exchange():
-            _, found = self._receive(self._send(kind, payload), answer)
-            self._transport.finish()
+    def _ask(self, kind: int, payload: bytes, answer: int) -> bytes:
+        _, found = self._receive(self._send(kind, payload), answer)
+        self.transport.finish()
         return found
 
     # -- requests
@@ -173,7 +176,7 @@ class Protocol2:
         found = self._ahead.take(oid)
         if found is not None:
             return found
-        payload = self._ask(Type.LOAD, oid + _INT4.pack(self._ahead.budget()), Type.RECORDS)
+        payload = self._ask(_LOAD, oid + _INT4.pack(self._ahead.budget()), _RECORDS)
         end = 4 + _INT4.unpack_from(payload)[0]
         if end == len(payload):
             return payload[4:]
@@ -190,13 +193,12 @@ class Protocol2:
 
     def _load_some(self, oids: Sequence[bytes]) -> list[bytes | DurusKeyError | ReadConflictError]:
         parts = []
-        with self._transport.exchange():
-            number = self._send(Type.LOAD_MANY, b"".join(oids))
-            kind = Type.MORE.value
-            while kind == Type.MORE:
-                kind, payload = self._receive(number, Type.MORE, Type.ANSWERS)
-                parts.append(payload)
-            self._transport.finish()
+        number = self._send(Type.LOAD_MANY, b"".join(oids))
+        kind = Type.MORE.value
+        while kind == Type.MORE:
+            kind, payload = self._receive(number, Type.MORE, Type.ANSWERS)
+            parts.append(payload)
+        self.transport.finish()
         payload, at = b"".join(parts), 0
         answers: list[bytes | DurusKeyError | ReadConflictError] = []
         for oid in oids:
@@ -216,10 +218,12 @@ class Protocol2:
         return answers
 
     def sync(self) -> list[bytes] | None:
-        payload = self._ask(Type.SYNC, b"", Type.STALE)
+        payload = self._ask(_SYNC, b"", _STALE)
         if payload[:1] != b"\0":
             self._ahead.clear()
             return None
+        if len(payload) == 1:
+            return []
         oids = split_oids(payload[1:])
         self._ahead.drop(oids)
         return oids
@@ -234,23 +238,22 @@ class Protocol2:
         self, records: Mapping[bytes, bytes], handle: Callable[[list[bytes]], None] | None
     ) -> list[bytes]:
         self._ahead.drop(records)
-        self._transport.check()
-        with self._transport.exchange():
-            number = self._send_commit(records)
-            while True:
-                kind, stale = self._receive_outcome(number)
-                self._ahead.drop(stale)
-                if kind == Type.COMMITTED:
-                    self._transport.finish()
-                    return stale
-                if handle is not None:
-                    try:
-                        handle(stale)
-                    except BaseException:
-                        self._send(Type.GIVE_UP)
-                        self._transport.finish()
-                        raise
-                number = self._send_surely(Type.CONFIRM)
+        self.transport.check()
+        number = self._send_commit(records)
+        while True:
+            kind, stale = self._receive_outcome(number)
+            self._ahead.drop(stale)
+            self.transport.finish()
+            if kind == Type.COMMITTED:
+                return stale
+            if handle is not None:
+                try:
+                    handle(stale)
+                except BaseException:
+                    self._send(Type.GIVE_UP)
+                    self.transport.finish()
+                    raise
+            number = self._send_surely(Type.CONFIRM)
 
     def _send_commit(self, records: Mapping[bytes, bytes]) -> int:
         """Send the records, and the COMMIT with the last of them in one piece."""
@@ -268,21 +271,21 @@ class Protocol2:
     def _send_surely(self, kind: Type, before: bytes = b"") -> int:
         try:
             return self._send(kind, before=before)
-        except OSError as error:
+        except StorageDisconnectedError as error:
             raise self._unknown(error) from error
 
     def _receive_outcome(self, number: int) -> tuple[int, list[bytes]]:
         try:
             kind, payload = self._receive(number, Type.COMMITTED, Type.ASK)
             return kind, split_oids(payload if kind == Type.COMMITTED else payload[1:])
-        except (DurusError, OSError) as error:
-            if self._transport.is_whole:
+        except DurusError as error:
+            if self.transport.is_whole:
                 # All of an answer has come, and it says no.
                 raise
             raise self._unknown(error) from error
 
     def _unknown(self, error: Exception) -> CommitUnknownError:
-        self._transport.close()
+        self.transport.close()
         return CommitUnknownError(
             f"the connection to the server was lost in a commit ({error}); abort(), and look"
             " whether it is stored"
@@ -291,9 +294,8 @@ class Protocol2:
     def gen_pack(self) -> Iterator[object]:
         if self._pack_number:
             raise StorageError("tried to pack, and this client has a pack under way already")
-        with self._transport.exchange():
-            self._pack_number = self._send(Type.PACK)
-            self._transport.finish()
+        self._pack_number = self._send(Type.PACK)
+        self.transport.finish()
         kind: int = Type.PROGRESS
         try:
             while True:
@@ -312,10 +314,9 @@ class Protocol2:
 
     def _next_of_pack(self) -> tuple[int, bytes]:
         while not self._pack_news:
-            with self._transport.exchange():
-                self._transport.send(b"")
-                self._put_aside(*self._receive_frame())
-                self._transport.finish()
+            self.transport.begin()
+            self._put_aside(*self._receive_frame())
+            self.transport.finish()
         return self._pack_news.pop(0)
 
     def describe(self) -> StorageDescription:
@@ -337,12 +338,11 @@ class Protocol2:
 
     def stop_server(self) -> None:
         self._ask(Type.STOP, b"", Type.DONE)
-        self._transport.wait_for_end()
+        self.transport.wait_for_end()
 
     def leave(self) -> None:
-        with self._transport.exchange():
-            self._send(Type.BYE)
-            self._transport.finish()
+        self._send(Type.BYE)
+        self.transport.finish()
 
 
 def _from_hex(text: object) -> bytes:

@@ -143,10 +143,9 @@ class ClientStorage(Storage):
         return Transport(connected, str(self._address))
 
     def _choose(self, transport: Transport, version: int) -> int:
-        with transport.exchange():
-            transport.send(b"V" + _VERSION.pack(version))
-            (answer,) = _VERSION.unpack(transport.read(4))
-            transport.finish()
+        transport.send(b"V" + _VERSION.pack(version))
+        (answer,) = _VERSION.unpack(transport.read(4))
+        transport.finish()
         return int(answer)
 
     def _reconnect(self) -> None:
@@ -174,7 +173,7 @@ class ClientStorage(Storage):
 
     def _forget_server(self) -> None:
         self._is_lost = True
-        self._server._transport.close()
+        self._server.transport.close()
         self._records = None
         self._oids.clear()
         self._untold.clear()
@@ -182,10 +181,8 @@ class ClientStorage(Storage):
     def _check(self) -> None:
         if self._is_closed:
             raise StorageClosedError(f"{self} is closed; open it again")
-        if self._pid != os.getpid():
-            # The connection is the parent's: to use or to close it properly would end that one's.
-            self._is_lost = True
-        if self._is_lost or not self._server._transport.is_open:
+        # In a child process the connection is the parent's: to use it would break that one's.
+        if self._is_lost or not self._server.transport.is_whole or self._pid != os.getpid():
             self._is_lost = True
             raise StorageDisconnectedError(
                 f"the connection to the server at {self._address} was lost; abort() connects again"
@@ -303,7 +300,7 @@ class ClientStorage(Storage):
             self._server.leave()
         self._is_closed = True
         self._records = None
-        self._server._transport.close()
+        self._server.transport.close()
 
     # -- the server
 
