@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from struct import Struct
 
+from durus._wire.protocol_1 import STATUS_INVALID, STATUS_KEYERROR, STATUS_OKAY
 from durus.client_storage._transport import Transport
 from durus.error import (
     CommitUnknownError,
@@ -21,7 +22,6 @@ from durus.storage import StorageDescription
 __all__ = ["Protocol1"]
 
 _INT4 = Struct(">L")
-_OKAY, _KEY_ERROR, _INVALID = b"O", b"K", b"I"
 _MOST_OIDS = 255
 
 
@@ -56,7 +56,7 @@ class Protocol1:
     def _take_answer(self, oid: bytes) -> bytes | DurusKeyError | ReadConflictError:
         read = self._transport.read
         status = read(1)
-        if status == _OKAY:
+        if status == STATUS_OKAY:
             (length,) = _INT4.unpack(read(4))
             record = read(length)
             if record[:8] != oid:
@@ -64,9 +64,9 @@ class Protocol1:
                     f"the server answered a load of {oid.hex()} with another record"
                 )
             return record
-        if status == _KEY_ERROR:
+        if status == STATUS_KEYERROR:
             return DurusKeyError(oid)
-        if status == _INVALID:
+        if status == STATUS_INVALID:
             return ReadConflictError([oid])
         raise ProtocolError(f"the server answered a load with {status!r}")
 
@@ -111,7 +111,7 @@ class Protocol1:
             self._send_records(records)
             try:
                 status = transport.read(1)
-                if status not in {_OKAY, _INVALID}:
+                if status not in {STATUS_OKAY, STATUS_INVALID}:
                     raise ProtocolError(f"the server answered a commit with {status!r}")
             except (OSError, ProtocolError) as error:
                 transport.close()
@@ -120,7 +120,7 @@ class Protocol1:
                     " look whether it is stored"
                 ) from error
             transport.finish()
-        if status == _INVALID:
+        if status == STATUS_INVALID:
             raise WriteConflictError
         return [] if handle is not None else stale
 
@@ -136,7 +136,7 @@ class Protocol1:
         with transport:
             transport.send(b"P")
             transport.be_patient()
-            if transport.read(1) != _OKAY:
+            if transport.read(1) != STATUS_OKAY:
                 raise ProtocolError("the server did not say that it has packed")
             transport.finish()
         yield None
