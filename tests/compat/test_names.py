@@ -49,6 +49,8 @@ GONE_NAMES = {
     "serialize.NEWLINE": "the form of a record is private to durus.serialize",
     "serialize.WRITE_COMPRESSED_STATE_PICKLES": "states are compressed where it pays",
     "serialize.method": _PYTHON_2,
+    "storage_server.ClientError": "a client that breaks the protocol is dropped, with a log line",
+    "storage_server.TIMEOUT": "no client keeps the others waiting, however slow it is",
     "utils.BitArray": _ARRAYS,
     "utils.Byte": _ARRAYS,
     "utils.ByteArray": _ARRAYS,
