@@ -233,6 +233,21 @@ def test_a_reference_to_what_a_pack_removed_is_a_conflict(shared: SharedStorage)
     assert set(other.sync() or ()) == {B, C}
 
 
+def test_a_snapshot_is_told_of_what_a_step_of_a_pack_removed(shared: SharedStorage) -> None:
+    """Between two steps of a pack what is gone is a conflict for an older view, never unknown."""
+    one, other = shared.new_session(), shared.new_session()
+    commit(one, make_record(ROOT_OID, [C]), make_record(C))
+    other.sync()
+    commit(one, make_record(ROOT_OID))
+    packer = one.get_packer()
+    while True:
+        is_last = next(packer, None) is None
+        with suppress(ReadConflictError):
+            assert other.load(C) == make_record(C)
+        if is_last:
+            break
+
+
 def test_what_is_queued_is_written_before_a_step_of_a_pack(shared: SharedStorage) -> None:
     """A pack takes nothing away from a commit that was validated before its step."""
     one, other = shared.new_session(), shared.new_session()

@@ -27,6 +27,7 @@ FLOORS = [
     ("durus-core", "backends _commit_log"),
     ("durus-core", "sessions"),
     ("durus-core", "connection"),
+    ("durus-core", "database"),
     ("durus-core", "testing"),
     ("durus-filestorage", "file_storage"),
     ("durus-filestorage", "file_storage2"),

@@ -145,7 +145,8 @@ class ConnectionBase:
     """The part of a Connection that every first access of an object in a transaction goes through.
 
     Attributes:
-        transaction_serial: grows by one with each commit or abort; -1 once closed.
+        transaction_serial: grows by one with each commit or abort; negative once it is closed,
+            or in a process that was forked from the one that opened it.
         cache: the objects that are in memory, by oid.
         changed: oid to object, for the stored objects with changes to commit.
         owner: the identifier of the thread whose transaction is open, 0 between transactions.

@@ -448,7 +448,7 @@ static PyMethodDef Connection_methods[] = {
 
 static PyMemberDef Connection_members[] = {
     {"transaction_serial", T_LONGLONG, offsetof(Connection, transaction_serial), 0,
-     "grows by one with each commit or abort; -1 once closed"},
+     "grows by one with each commit or abort; negative once closed, or in a forked process"},
     {"cache", T_OBJECT_EX, offsetof(Connection, cache), READONLY,
      "the objects that are in memory, by oid"},
     {"changed", T_OBJECT_EX, offsetof(Connection, changed), READONLY,

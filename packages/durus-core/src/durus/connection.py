@@ -23,6 +23,7 @@ from durus.class_finder import ClassFinder
 from durus.error import (
     ConflictError,
     ConnectionClosedError,
+    ConnectionForkError,
     ConnectionStateError,
     ConnectionThreadError,
     CorruptionError,
@@ -62,6 +63,10 @@ from durus.utils import as_bytes, int8_to_str
 __all__ = ["ROOT_OID", "Connection", "gen_every_instance", "touch_every_reference"]
 
 T = TypeVar("T")
+
+# What `transaction_serial` is once a Connection cannot be used any more.
+_CLOSED = -1
+_FORKED = -2
 
 
 class Summary(Protocol):
@@ -128,12 +133,14 @@ class Connection(WritableConnection):
         self.summaries: WeakSet[Summary] = WeakSet()
         self._conflict: ConflictError | None = None
         self._is_in_block = False
+        self._pid = os.getpid()
         try:
             self._root = self._open_root(root_class or PersistentDict)
         except BaseException:
             if opened_here:
                 self._storage.close()
             raise
+        _every_connection.add(self)
 
     def _open_root(self, root_class: type[PersistentObject]) -> PersistentObject:
         root: PersistentObject | None = self.get(ROOT_OID)
@@ -145,8 +152,22 @@ class Connection(WritableConnection):
                 self._spare_oids.append(oid)
             self._adopt_as(root, ROOT_OID)
             self.changed[ROOT_OID] = root
-            self.commit()
+            try:
+                self.commit()
+            except ConflictError:
+                root = self._get_root_of_another(root)
         self.owner = 0
+        return root
+
+    def _get_root_of_another(self, ours: PersistentObject) -> PersistentObject:
+        """Give the root that another session made while this one was making its own."""
+        self.abort()
+        del self.cache[ROOT_OID]
+        set_oid(ours, None)
+        set_connection(ours, None)
+        root: PersistentObject | None = self.get(ROOT_OID)
+        if root is None:
+            raise DurusKeyError(ROOT_OID)
         return root
 
     # -- objects
@@ -484,8 +505,15 @@ class Connection(WritableConnection):
 
         Raises:
             ConnectionClosedError: it was closed.
+            ConnectionForkError: this process was forked from the one that opened it.
             ConnectionThreadError: another thread's transaction is open in it.
         """
+        if self.transaction_serial == _FORKED:
+            raise ConnectionForkError(
+                f"process {os.getpid()} tried to use a Connection that process"
+                f" {self._pid} opened before it forked; both on one file or socket would"
+                " damage each other's work: open another Connection after the fork"
+            )
         if self.transaction_serial < 0:
             raise ConnectionClosedError(
                 "this Connection is closed; its objects can no longer be used: open another and get"
@@ -548,10 +576,13 @@ class Connection(WritableConnection):
                 set_connection(obj, _removed)
 
     def close(self) -> None:
-        """Forget all changes and close the storage. A second call does nothing."""
+        """Forget all changes and close the storage. A second call does nothing.
+
+        Nor does the first in a process that was forked meanwhile: the storage is its parent's.
+        """
         if self.transaction_serial < 0:
             return
-        self.transaction_serial = -1
+        self.transaction_serial = _CLOSED
         self.changed.clear()
         self._storage.close()
 
@@ -575,6 +606,22 @@ class _Removed(ConnectionBase):
 
 
 _removed = _Removed(Cache(0))
+
+_every_connection: WeakSet[Connection] = WeakSet()
+
+
+def _refuse_in_child() -> None:
+    """Mark each Connection in a process that was just forked: the file or socket is the parent's.
+
+    That costs the use of objects nothing, where a look at the process's number would.
+    """
+    for connection in _every_connection:
+        if connection.transaction_serial >= 0:
+            connection.transaction_serial = _FORKED
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_refuse_in_child)
 
 
 def _as_oid(oid: int | bytes) -> bytes:

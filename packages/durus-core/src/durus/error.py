@@ -36,6 +36,7 @@ have caught in its place::
      +-- ConnectionStateError (RuntimeError)
           +-- ConnectionClosedError     use after close()
           +-- ConnectionThreadError     use by a thread that does not own the transaction
+          +-- ConnectionForkError       use in a process that was forked after it was opened
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ __all__ = [
     "CommitUnknownError",
     "ConflictError",
     "ConnectionClosedError",
+    "ConnectionForkError",
     "ConnectionStateError",
     "ConnectionThreadError",
     "CorruptRecordError",
@@ -327,6 +329,10 @@ class ConnectionClosedError(ConnectionStateError):
 
 class ConnectionThreadError(ConnectionStateError):
     """A thread used a Connection while another thread's transaction was open in it."""
+
+
+class ConnectionForkError(ConnectionStateError):
+    """A child process used a Connection or Database that its parent had opened before the fork."""
 
 
 def _oid_text(oid: object) -> str:

@@ -49,6 +49,8 @@ _LOG_OIDS = 200_000
 # How many oids one session may hold that it was given and has not used, if it is not trusted.
 _GIVEN_OIDS = 1 << 22
 
+_NO_MORE = object()  # of a pack's steps
+
 # How many records to hand to the storage before others may load in between.
 _STORE_BATCH = 500
 
@@ -183,7 +185,7 @@ class SharedStorage:
         if change is None:
             return self.storage.load(oid)
         if change.overwritten is None:
-            if change.serial <= session.packed:
+            if change.is_pack and change.serial <= session.packed:
                 return self.storage.load(oid)
             raise ReadConflictError([oid])
         record = change.overwritten[oid]
@@ -403,11 +405,10 @@ class SharedStorage:
                 if self._queue:
                     continue
                 self._check_open()
-                try:
-                    return False, next(packer)
-                except StopIteration:
-                    self._take_news()
-                    return True, None
+                step = next(packer, _NO_MORE)
+                # At once: what is gone must not look to a snapshot as if it had never been.
+                self._take_news()
+                return step is _NO_MORE, step
 
 
 class Session(Storage):
@@ -418,7 +419,7 @@ class Session(Storage):
 
     Attributes:
         view: the serial number of the last commit that it sees.
-        packed: the serial number of the last pack that it made.
+        packed: the serial number of the last pack that it asked for.
         given: the oids that it was given and has not used, where the storage is shared strictly.
     """
 
@@ -561,7 +562,13 @@ class Session(Storage):
 
     def _gen_pack(self, packer: Iterator[object]) -> Iterator[object]:
         yield from packer
-        # To whoever packs, what is gone is gone; to others, it is a conflict until they sync.
+        self.note_pack()
+
+    def note_pack(self) -> None:
+        """Know of the packs up to now, as the one who asked for them.
+
+        To whom a pack is due, what it removed is gone; to others it is a conflict until they sync.
+        """
         self.packed = self._shared._serial
 
     def close(self) -> None:
@@ -586,6 +593,8 @@ class _Commit:
     """
 
     __slots__ = ("done", "overwritten", "records", "serial", "session")
+
+    is_pack = False
 
     def __init__(self, session: Session, records: dict[bytes, bytes], done: Done) -> None:
         self.session = session

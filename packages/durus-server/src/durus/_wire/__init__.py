@@ -1,8 +1,8 @@
 """Protocol 2, between a server and a client of ours: frames, types, limits, proofs, errors.
 
-The client connects, with TLS if that is spoken, and sends `V` and the version 2 as a u32; the server
-answers with a u32: 2. A server of Durus 4.3 answers 1 and hangs up; whoever wants to speak version 1
-connects again (see docs/formats/wire-1.md). From then on both send frames::
+The client connects, with TLS if that is spoken, and sends `V` and the version 2 as a u32; the
+server answers with a u32: 2. A server of Durus 4.3 answers 1 and hangs up; whoever wants to speak
+version 1 connects again (see docs/formats/wire-1.md). From then on both send frames::
 
     frame     length     u32, of what follows: 5 and more
               type       u8, see `Type`; with 0x40 added the payload is zlib-compressed
@@ -26,9 +26,9 @@ answered when they are done; the client need not wait for one answer before it a
 
     LOAD        oid, u32 budget      RECORDS: (u32 length, record)*, the one asked for first, then
                                      others that it leads to, up to `budget` bytes
-    LOAD_MANY   oids                 ANSWERS, after any number of MORE: in order (u32 length, record)
-                                     or 0xffffffff: not stored, or 0xfffffffe: newer than the
-                                     client's snapshot
+    LOAD_MANY   oids                 ANSWERS, after any number of MORE: in order (u32 length,
+                                     record), or 0xffffffff: not stored, or 0xfffffffe: newer than
+                                     the client's snapshot
     SYNC                             STALE: u8 1 if it is not known what changed, else 0; oids
     NEW_OIDS    u32 count            OIDS: oids
     STORE       (u32 length, record)*           no answer: it adds to the client's transaction
@@ -62,6 +62,14 @@ import json
 import zlib
 from enum import IntEnum
 from struct import Struct
+
+import durus
+
+if getattr(durus, "__file__", None) is not None:
+    raise ImportError(
+        "an old Durus is installed in the same environment and hides parts of this one:"
+        " run `pip uninstall Durus` and install durus-core again"
+    )
 
 from durus import error as errors
 from durus.error import (

@@ -30,12 +30,14 @@ class Policy:
 
     Attributes:
         secret: what a client must know, or None.
+        is_proved: whoever is let in by protocol 2 has proved who it is, by secret or certificate.
         allow_protocol_1: clients that speak like those of Durus 4.3 are welcome.
         readonly: nothing may be changed.
         trusts_local: whoever reaches it from this machine may stop it.
     """
 
     secret: bytes | None
+    is_proved: bool
     allow_protocol_1: bool
     readonly: bool
     trusts_local: bool

@@ -67,7 +67,7 @@ class Protocol2(Client):
         self._framing = framing
         self._reply = framing.send
         self._read_ahead = ReadAhead(self._load_record)
-        self._is_authenticated = hub.policy.secret is not None
+        self._is_authenticated = hub.policy.is_proved
         # The transaction that is being assembled: its records, and what is wrong with it already.
         self._records: dict[bytes, bytes] = {}
         self._records_bytes = 0
@@ -302,6 +302,8 @@ class Protocol2(Client):
 
     def note_pack_end(self, error: BaseException | None) -> None:
         """Answer the requests to pack."""
+        if error is None:
+            self.session.note_pack()
         numbers, self._pack_numbers = self._pack_numbers, []
         for number in numbers:
             if error is None:

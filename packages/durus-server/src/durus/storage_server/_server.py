@@ -83,6 +83,7 @@ class StorageServer:
             allow_protocol_1 = secret is None and ssl_context is None
         self._policy = Policy(
             secret=secret,
+            is_proved=is_proved,
             allow_protocol_1=allow_protocol_1,
             readonly=readonly,
             trusts_local=secret is None and ssl_context is None,
