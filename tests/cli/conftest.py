@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -30,6 +31,7 @@ class Command:
         self.home.mkdir()
         self._path: list[Path] = []
         self.children: list[Any] = []
+        self.processes: list[subprocess.Popen[str]] = []
         kept = ("PATH", "LANG", "LC_ALL", "DURUS_PURE_PYTHON")
         self.environment = {name: os.environ[name] for name in kept if name in os.environ}
         self.environment |= {"HOME": str(self.home), "TMPDIR": str(self.home), "TERM": "xterm"}
@@ -76,6 +78,21 @@ class Command:
         self.children.append(child)
         return child
 
+    def start(self, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
+        """Start it beside the test; what it prints goes to the pipes of the process."""
+        process = subprocess.Popen(
+            [*self.words, *map(str, arguments)],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+        self.processes.append(process)
+        return process
+
     def plug_in(self, distribution: str, entry_points: str, **modules: str) -> None:
         """Install a distribution of which the command knows nothing: metadata and modules."""
         site = self.folder / f"site-{distribution}"
@@ -104,6 +121,58 @@ def durus(tmp_path: Path) -> Iterator[Command]:
     yield command
     for child in command.children:
         child.close(force=True)
+    for process in command.processes:
+        with process:  # closes the pipes, and waits
+            process.kill()
+
+
+class Server:
+    """A running `durus serve` on a Unix domain socket, or where its arguments say."""
+
+    def __init__(self, durus: Command, *arguments: str | Path) -> None:
+        self.durus = durus
+        self.place: tuple[str, ...] = ("--address", "a.sock")
+        if any(str(argument).startswith(("--port", "--address")) for argument in arguments):
+            self.place = ()
+        self.process = durus.start("serve", *arguments, *self.place)
+
+    def ready(self, *place: str) -> Server:
+        """Return when it answers."""
+        self.place = place or self.place
+        self.status("--wait", "120")
+        return self
+
+    def status(self, *arguments: str) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads(
+            self.durus("status", "--json", *self.place, *arguments).stdout
+        )
+        return told
+
+    def shell(self, script: str, *arguments: str) -> str:
+        """Run a script in a client, and give what it prints."""
+        return self.durus("shell", *self.place, *arguments, input=script).stdout
+
+    def stop(self) -> tuple[str, str]:
+        """End it by SIGTERM; give what it printed on stdout and on stderr."""
+        self.process.terminate()
+        return self.ended()
+
+    def ended(self, status: int = 0) -> tuple[str, str]:
+        """Wait for its end, and check its exit status."""
+        out, err = self.process.communicate(timeout=300)
+        assert self.process.returncode == status, err
+        return out, err
+
+
+@pytest.fixture
+def serve(durus: Command) -> Callable[..., Server]:
+    """A function that starts a server with the arguments given, and returns at once."""
+    pytest.importorskip("durus.storage_server", reason="durus-server is not installed here")
+
+    def start(*arguments: str | Path) -> Server:
+        return Server(durus, *arguments)
+
+    return start
 
 
 @pytest.fixture

@@ -49,9 +49,9 @@ def test_the_transcripts_are_true(durus: Any) -> None:
 
 
 def test_the_page_has_every_option(durus: Any) -> None:
-    """Each option of `shell`, `info`, `pack` and `demo` that is ours alone is on the page."""
+    """Each option of every command is on the page."""
     text = PAGE.read_text()
-    for name in ("shell", "info", "pack", "demo"):
+    for name in ("shell", "info", "pack", "demo", "serve", "status"):
         options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", durus(name, "--help").stdout))
         missing = {option for option in options if option not in text}
         assert missing <= {"--help", "--no-ipython"}, name

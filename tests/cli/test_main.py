@@ -62,35 +62,32 @@ def test_python_minus_m(durus: Any) -> None:
     assert "there is no command" in durus.error("shel", status=2)
 
 
-@pytest.mark.parametrize(("old", "new"), [("-c", "shell"), ("-p", "pack")])
+@pytest.mark.parametrize(("old", "new"), [("-c", "shell"), ("-p", "pack"), ("-s", "serve")])
 def test_spellings_of_durus_43(durus: Any, old: str, new: str) -> None:
-    """-c is `shell` and -p is `pack`, with their help too."""
+    """-c is `shell`, -p is `pack` and -s is `serve`, with their help too."""
     assert durus(old, "-h").stdout == durus(new, "-h").stdout
     assert durus("-v", old, "--help").stdout == durus(new, "--help").stdout
 
 
-@pytest.mark.parametrize("word", ["-s", "serve"])
-def test_a_server_that_is_not_installed(durus: Any, word: str) -> None:
-    """`durus -s` says what to install."""
-    assert durus.error(word) == "'durus serve' is not installed: pip install durus-server"
-    assert "durus-server" in durus.error(word, "--port", "2972")
-
-
-def test_a_server_that_is_installed(durus: Any) -> None:
-    """`durus -s` is the command `serve` of whoever provides it, with all that follows."""
-    durus.plug_in(
-        "durus-server-of-others",
-        "[durus.commands]\nserve = serving:serve\n",
-        serving="""
-        import click
-
-        @click.command()
-        @click.option("--port", type=int)
-        def serve(port):
-            click.echo(f"would serve {port}")
-        """,
+@pytest.mark.parametrize(
+    "words",
+    [("-s",), ("serve",), ("serve", "a.durus"), ("-s", "--stop"), ("status",)],
+    ids=" ".join,
+)
+def test_a_server_that_is_not_installed(durus: Any, words: tuple[str, ...]) -> None:
+    """`durus serve` and `durus status` are there without durus-server, and say what to install."""
+    hidden = durus.folder / "hidden" / "durus"
+    hidden.mkdir(parents=True)
+    (hidden / "storage_server.py").write_text(
+        "raise ModuleNotFoundError('hidden', name='durus.storage_server')\n"
     )
-    assert durus("-s", "--port", "2973").stdout == "would serve 2973\n"
+    durus.see(hidden.parent)
+    said = durus.error(*words)
+    assert said == (
+        "durus-server is not installed, which serves and asks servers: pip install durus-server"
+    )
+    assert not (durus.folder / "a.durus").exists()
+    assert "Usage: durus" in durus(*words, "--help").stdout
 
 
 def test_a_misspelt_command(durus: Any) -> None:

@@ -24,12 +24,12 @@ NAMES: dict[str, dict[str, Any]] = json.loads((HERE / "golden" / "names.json").r
 GONE_MODULES = {
     "file": "how a file is opened, locked and synced is private to each file storage",
     "shelf": "the SHELF-1 file is private to durus.file_storage; docs/formats/ describes it",
+    "systemd_socket": "durus.storage_server.inherited_socket gives what systemd handed down",
 }
 LATER_MODULES = {
     "client_storage": "comes with the distribution durus-server",
     "sqlite_storage": "comes with the distribution durus-sqlite",
     "storage_server": "comes with the distribution durus-server",
-    "systemd_socket": "comes with the distribution durus-server",
 }
 
 _PYTHON_2 = "was for Python 2"
@@ -49,6 +49,8 @@ GONE_NAMES = {
     "serialize.NEWLINE": "the form of a record is private to durus.serialize",
     "serialize.WRITE_COMPRESSED_STATE_PICKLES": "states are compressed where it pays",
     "serialize.method": _PYTHON_2,
+    "storage_server.ClientError": "a client that breaks the protocol is dropped, with a log line",
+    "storage_server.TIMEOUT": "no client keeps the others waiting, however slow it is",
     "utils.BitArray": _ARRAYS,
     "utils.Byte": _ARRAYS,
     "utils.ByteArray": _ARRAYS,

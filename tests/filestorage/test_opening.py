@@ -276,6 +276,27 @@ def test_temporary_file_is_gone_when_dropped(put: Put) -> None:
     assert not path.exists()
 
 
+def test_a_child_leaves_the_temporary_file_alone() -> None:
+    """A process that was forked may end as it likes: the file is its parent's, who removes it."""
+    program = """if True:
+        import os
+        import sys
+        from durus.file_storage import FileStorage
+        storage = FileStorage()
+        pid = os.fork()
+        if pid == 0:
+            sys.exit()
+        os.waitpid(pid, 0)
+        print(os.path.exists(storage.get_filename()))
+        storage.close()
+        print(os.path.exists(storage.get_filename()))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "False"]
+
+
 def test_leftovers_are_removed(path: Path, tmp_path: Path) -> None:
     """What an interrupted pack, repair or index left is removed by the next one who may write."""
     FileStorage(path).close()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,8 +20,11 @@ import pytest
 TRANSACTIONS = int(os.environ.get("DURUS_ISOLATION_TRANSACTIONS") or 600)
 
 
+ROOT = Path(__file__).parents[2]
+
+
 class Server:
-    """`durus serve` on one database, killed and started as a test likes.
+    """A StorageServer on one database in a process of its own, killed and started as a test likes.
 
     Attributes:
         url: what clients open.
@@ -33,13 +37,17 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"durus+unix://{self._socket}"
         self.start()
+        # Where it cannot start at all, say so now.
+        while not self._socket.exists():
+            assert self.is_running(), self.log()
+            time.sleep(0.01)
 
     def start(self) -> None:
         """Start it; clients that come before it listens wait."""
-        command = [sys.executable, "-m", "durus", "serve", self._database]
+        command = [sys.executable, "-m", "tests.isolation.serve", self._database]
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
-                [*command, "--address", str(self._socket)], stdout=log, stderr=log
+                [*command, str(self._socket)], cwd=ROOT, stdout=log, stderr=log
             )
 
     def kill(self) -> None:
@@ -82,7 +90,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def servers(folder: Path) -> Iterator[Callable[[str], Server]]:
-    """Start `durus serve` on a database, of which `{}` is its folder."""
+    """Start a server on a database, of which `{}` is its folder."""
     if importlib.util.find_spec("durus.storage_server") is None:
         pytest.skip("durus-server is not installed")
     with ExitStack() as stack:

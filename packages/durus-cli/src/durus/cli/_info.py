@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from durus.cli._access import Access
 from durus.cli._output import bytes_text, count_text, one_line, stdout_console, time_text
 from durus.cli._target import Target, database_argument, open_target
 from durus.serialize import ROOT_OID, extract_class_path
@@ -36,7 +37,7 @@ def info(database: str, garbage: bool, as_json: bool) -> None:
     It is opened read-only, so a program may be writing to it meanwhile. Its classes are counted by
     name: nothing that DATABASE names is imported or run.
     """
-    target = Target(database)
+    target = Target(database, access=Access(wait=0))
     with open_target(target, readonly=True) as storage:
         report = _report(target, storage, walks_from_root=garbage)
     if as_json:

@@ -21,16 +21,14 @@ __all__ = ["main"]
 # What Durus 4.3 calls its three commands.
 _OLD_SPELLINGS = {"-c": "shell", "-p": "pack", "-s": "serve"}
 
-# Commands that a person may know of before the distribution is installed that has them.
-_NOT_YET_INSTALLED = {"serve": "durus-server"}
-
-_FIRST_GROUP = ("demo", "shell", "info", "pack")
+_FIRST_GROUP = ("demo", "shell", "info", "pack", "serve", "status")
 
 _EXAMPLES = """\
 durus demo                         a database made and changed, step by step
 durus shell app.durus --create     a Python console on a new database
 durus info app.durus --json        what the file holds, for a program
 durus pack app.durus               drop what the root does not reach
+durus serve app.durus              let many programs use it at once
 """
 
 _COMPLETION_VARIABLE = "_DURUS_COMPLETE"
@@ -101,7 +99,7 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     subcommand_metavar="COMMAND ...",
     epilog="Durus 4.3's spellings work too: 'durus -c --file FILE' is 'durus shell FILE', 'durus -p"
-    " --file FILE' is 'durus pack FILE', and 'durus -s' is 'durus serve' of durus-server.",
+    " --file FILE' is 'durus pack FILE', and 'durus -s --file FILE' is 'durus serve FILE'.",
 )
 @click.option("-v", "--verbose", count=True, help="Log to stderr; twice for every detail.")
 @click.option("--debug", is_flag=True, help="On an error print the traceback (or set DURUS_DEBUG).")
@@ -131,9 +129,6 @@ def _modern(args: list[str]) -> list[str]:
 
 
 def _unknown(name: str, ctx: click.Context) -> Exception:
-    distribution = _NOT_YET_INSTALLED.get(name)
-    if distribution is not None:
-        return CommandError(f"'durus {name}' is not installed: pip install {distribution}")
     close = get_close_matches(name, command_names(), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return click.UsageError(f"there is no command {name!r}{hint}", ctx)

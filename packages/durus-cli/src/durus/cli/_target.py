@@ -6,7 +6,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -14,19 +14,36 @@ import click
 from click.shell_completion import CompletionItem
 
 from durus.backends import file_path, installed_storages, open_storage, storage_class
+from durus.cli._access import Access, access_options, open_waiting
 from durus.cli._errors import CommandError
 from durus.error import BackendError, StorageMissingError
 from durus.storage import Storage
 
-__all__ = ["Target", "database_argument", "open_target", "server_options", "target_of"]
+__all__ = [
+    "DEFAULT_HOST",
+    "DEFAULT_PORT",
+    "DatabaseType",
+    "Target",
+    "database_argument",
+    "file_options",
+    "named_once",
+    "open_target",
+    "place_options",
+    "server_options",
+    "server_target",
+    "target_of",
+]
 
-_DEFAULT_HOST = "127.0.0.1"
-_DEFAULT_PORT = 2972
+# Those of durus-server, which need not be installed.
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 2972
+
+_SERVER_SCHEMES = {"durus", "durus+unix"}
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-class _Database(click.types.StringParamType):
+class DatabaseType(click.types.StringParamType):
     """A path or URL, left as it is: only `durus.backends` knows what it means."""
 
     name = "file or URL"
@@ -45,11 +62,19 @@ class Target:
         name: a path or URL.
         is_server: nobody named a database, so it is the server, as in Durus 4.3.
         storage_class: who opens it: "module.Class", a URL scheme, or None to judge by the name.
+        access: how to be let in, if it is a server, named as one or not.
     """
 
     name: str
     is_server: bool = False
     storage_class: str | None = None
+    access: Access = field(default_factory=Access)
+
+    def asks_a_server(self) -> bool:
+        """Tell whether a server answers, be it named by a URL or as in Durus 4.3."""
+        if self.is_server:
+            return True
+        return self.storage_class is None and _scheme(self.name) in _SERVER_SCHEMES
 
     def size_bytes(self) -> int | None:
         """Give the length of the file, or None where there is no file."""
@@ -65,21 +90,34 @@ class Target:
 
 def database_argument(*, required: bool) -> Callable[[_Function], _Function]:
     """Add the argument DATABASE to a command; it arrives as `database`."""
-    return click.argument("database", type=_Database(), required=required)
+    return click.argument("database", type=DatabaseType(), required=required)
 
 
 def server_options(function: _Function) -> _Function:
-    """Add what Durus 4.3 has to say which database: --file, and a server's place."""
+    """Add what Durus 4.3 has to say which database, a file or a server, and how to be let in."""
+    return file_options(place_options(access_options(function)))
+
+
+def file_options(function: _Function) -> _Function:
+    """Add --file and --storage-class."""
     for add in (
-        click.option("--address", help="Unix domain socket of the server."),
-        click.option("--port", type=click.IntRange(1, 65535), help="Port of the server. [2972]"),
-        click.option("--host", help="Host of the server. [127.0.0.1]"),
         click.option(
             "--storage-class",
             metavar="CLASS",
             help="Open the file with this class (module.Class) or back-end (file, file2, ...).",
         ),
-        click.option("--file", type=_Database(), metavar="FILE", help="The same as DATABASE."),
+        click.option("--file", type=DatabaseType(), metavar="FILE", help="The same as DATABASE."),
+    ):
+        function = add(function)
+    return function
+
+
+def place_options(function: _Function) -> _Function:
+    """Add where a server is: --host and --port, or --address."""
+    for add in (
+        click.option("--address", help="Unix domain socket of the server; @NAME is abstract."),
+        click.option("--port", type=click.IntRange(1, 65535), help="Port of the server. [2972]"),
+        click.option("--host", help="Host of the server. [127.0.0.1]"),
     ):
         function = add(function)
     return function
@@ -92,30 +130,63 @@ def target_of(
     host: str | None,
     port: int | None,
     address: str | None,
+    **access: Any,
 ) -> Target:
     """Make one target of all the ways to name it.
 
     Raises:
         click.UsageError: two of them contradict each other.
     """
-    is_place_given = any(given is not None for given in (host, port, address))
+    name = named_once(database, file)
+    if name is None:
+        if storage_class is not None:
+            raise click.UsageError("--storage-class needs a file to open")
+        return server_target(None, host, port, address, **access)
+    if any(given is not None for given in (host, port, address)):
+        raise click.UsageError(f"give a database ({name!r}) or a server's place, not both")
+    target = Target(name, storage_class=storage_class, access=Access(**access))
+    wanted = target.access.asked_for()
+    if wanted and not target.asks_a_server():
+        raise click.UsageError(f"{wanted[0]} is for servers, and {name!r} is none")
+    return target
+
+
+def named_once(database: str | None, file: str | None) -> str | None:
+    """Give the database that DATABASE or --file names.
+
+    Raises:
+        click.UsageError: both do.
+    """
     if database is not None and file is not None:
         raise click.UsageError("DATABASE and --file name two databases; give one")
-    name = file if database is None else database
-    if name is not None:
-        if is_place_given:
-            raise click.UsageError(f"give a database ({name!r}) or a server's place, not both")
-        return Target(name, storage_class=storage_class)
-    if storage_class is not None:
-        raise click.UsageError("--storage-class needs a file to open")
+    return file if database is None else database
+
+
+def server_target(
+    url: str | None, host: str | None, port: int | None, address: str | None, **access: Any
+) -> Target:
+    """Make the target of a server's place, given as a URL or in pieces.
+
+    Raises:
+        click.UsageError: the pieces contradict each other, or it is no server's URL.
+    """
+    how = Access(**access)
+    if url is not None:
+        if any(given is not None for given in (host, port, address)):
+            raise click.UsageError(f"give {url!r}, or the server's place by options, not both")
+        if _scheme(url) not in _SERVER_SCHEMES:
+            raise click.UsageError(
+                f"{url!r} is no server: that would be durus://HOST:PORT or durus+unix:PATH"
+            )
+        return Target(url, is_server=True, access=how)
     if address is not None:
         if host is not None or port is not None:
             raise click.UsageError("give --address, or --host and --port, not both")
-        return Target("durus+unix:" + quote(address), is_server=True)
-    place = _DEFAULT_HOST if host is None else host
+        return Target("durus+unix:" + quote(address), is_server=True, access=how)
+    place = DEFAULT_HOST if host is None else host
     if ":" in place:
         place = f"[{place}]"
-    return Target(f"durus://{place}:{port or _DEFAULT_PORT}", is_server=True)
+    return Target(f"durus://{place}:{port or DEFAULT_PORT}", is_server=True, access=how)
 
 
 def open_target(target: Target, *, create: bool = False, **options: Any) -> Storage:
@@ -128,11 +199,22 @@ def open_target(target: Target, *, create: bool = False, **options: Any) -> Stor
     """
     if target.is_server:
         _require_client(target.name)
-    else:
-        _require_file(target, create=create)
+    if target.asks_a_server():
+        if "repair" in options:
+            raise click.UsageError("--repair is for files; a server is started with it")
+        options |= target.access.keywords()
+        return open_waiting(
+            lambda: open_storage(target.name, **options), target.name, target.access.wait
+        )
+    _require_file(target, create=create)
     if target.storage_class is None:
         return open_storage(target.name, **options)
     return _open_with(_class_named(target.storage_class), target, options)
+
+
+def _scheme(name: str) -> str:
+    scheme, colon, _ = name.partition(":")
+    return scheme.lower() if colon else ""
 
 
 def _require_client(url: str) -> None:

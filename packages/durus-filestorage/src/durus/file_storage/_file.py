@@ -23,6 +23,7 @@ import fcntl
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
@@ -46,6 +47,7 @@ __all__ = [
     "open_file",
     "real_path",
     "remove",
+    "remover",
     "rename_over",
     "second_name",
     "sync_directory",
@@ -325,6 +327,17 @@ def remove(path: str) -> None:
     """Remove the name `path`, if it is there."""
     with suppress(FileNotFoundError):
         os.unlink(path)
+
+
+def remover(path: str) -> Callable[[], None]:
+    """Give what removes the name `path`, in this process and in none that it forks."""
+    pid = os.getpid()
+
+    def remove_own() -> None:
+        if os.getpid() == pid:
+            remove(path)
+
+    return remove_own
 
 
 def sync_directory(path: str) -> None:

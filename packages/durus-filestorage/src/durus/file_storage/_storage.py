@@ -20,7 +20,7 @@ from durus.error import (
 )
 from durus.file_storage._commit_record import RESERVED_OID_INT
 from durus.file_storage._copying import copy_journal
-from durus.file_storage._file import remove
+from durus.file_storage._file import remover
 from durus.file_storage._format import Format
 from durus.file_storage._journal import FIRST_UNCOUNTED_OID_INT
 from durus.file_storage._opening import follow_writer, has_magic, open_journal, open_temporary
@@ -62,7 +62,7 @@ class JournalStorage(Storage):
         if filename is None:
             self._journal = open_temporary(self._format)
             self._filename = self._journal.path
-            self._remove_file = finalize(self, remove, self._filename)
+            self._remove_file = finalize(self, remover(self._filename))
         else:
             self._filename = fsdecode(filename)
             self._journal = open_journal(

@@ -63,6 +63,14 @@ import zlib
 from enum import IntEnum
 from struct import Struct
 
+import durus
+
+if getattr(durus, "__file__", None) is not None:
+    raise ImportError(
+        "an old Durus is installed in the same environment and hides parts of this one:"
+        " run `pip uninstall Durus` and install durus-core again"
+    )
+
 from durus import error as errors
 from durus.error import (
     ConflictError,

@@ -11,11 +11,15 @@ if getattr(durus, "__file__", None) is not None:
     )
 
 from durus._wire.address import DEFAULT_HOST, DEFAULT_PORT, SocketAddress
+from durus._wire.protocol_1 import STATUS_INVALID, STATUS_KEYERROR, STATUS_OKAY
 from durus.client_storage._storage import ClientStorage, TcpClientStorage, UnixClientStorage
 
 __all__ = [
     "DEFAULT_HOST",
     "DEFAULT_PORT",
+    "STATUS_INVALID",
+    "STATUS_KEYERROR",
+    "STATUS_OKAY",
     "ClientStorage",
     "SocketAddress",
     "TcpClientStorage",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from struct import Struct
 
+from durus._wire.protocol_1 import STATUS_INVALID, STATUS_KEYERROR, STATUS_OKAY
 from durus.client_storage._transport import Transport
 from durus.error import (
     CommitUnknownError,
@@ -21,7 +22,6 @@ from durus.storage import StorageDescription
 __all__ = ["Protocol1"]
 
 _INT4 = Struct(">L")
-_OKAY, _KEY_ERROR, _INVALID = b"O", b"K", b"I"
 _MOST_OIDS = 255
 
 
@@ -37,7 +37,7 @@ class Protocol1:
 
     def load(self, oid: bytes) -> bytes:
         transport = self._transport
-        with transport.exchange():
+        with transport:
             transport.send(b"L" + oid)
             answer = self._take_answer(oid)
             transport.finish()
@@ -47,7 +47,7 @@ class Protocol1:
 
     def load_many(self, oids: Sequence[bytes]) -> list[bytes | DurusKeyError | ReadConflictError]:
         transport = self._transport
-        with transport.exchange():
+        with transport:
             transport.send(b"B" + _INT4.pack(len(oids)) + b"".join(oids))
             answers = [self._take_answer(oid) for oid in oids]
             transport.finish()
@@ -56,7 +56,7 @@ class Protocol1:
     def _take_answer(self, oid: bytes) -> bytes | DurusKeyError | ReadConflictError:
         read = self._transport.read
         status = read(1)
-        if status == _OKAY:
+        if status == STATUS_OKAY:
             (length,) = _INT4.unpack(read(4))
             record = read(length)
             if record[:8] != oid:
@@ -64,15 +64,15 @@ class Protocol1:
                     f"the server answered a load of {oid.hex()} with another record"
                 )
             return record
-        if status == _KEY_ERROR:
+        if status == STATUS_KEYERROR:
             return DurusKeyError(oid)
-        if status == _INVALID:
+        if status == STATUS_INVALID:
             return ReadConflictError([oid])
         raise ProtocolError(f"the server answered a load with {status!r}")
 
     def sync(self) -> list[bytes] | None:
         transport = self._transport
-        with transport.exchange():
+        with transport:
             transport.send(b"S")
             oids = self._take_oids()
             transport.finish()
@@ -85,7 +85,7 @@ class Protocol1:
     def new_oids(self, count: int) -> list[bytes]:
         transport = self._transport
         count = min(count, _MOST_OIDS)
-        with transport.exchange():
+        with transport:
             transport.send(b"M" + bytes((count,)))
             oids = split_oids(transport.read(8 * count))
             transport.finish()
@@ -96,7 +96,7 @@ class Protocol1:
     ) -> list[bytes]:
         transport = self._transport
         transport.check()
-        with transport.exchange():
+        with transport:
             transport.send(b"C")
             stale = self._take_oids()
             if stale and handle is not None:
@@ -111,7 +111,7 @@ class Protocol1:
             self._send_records(records)
             try:
                 status = transport.read(1)
-                if status not in {_OKAY, _INVALID}:
+                if status not in {STATUS_OKAY, STATUS_INVALID}:
                     raise ProtocolError(f"the server answered a commit with {status!r}")
             except (OSError, ProtocolError) as error:
                 transport.close()
@@ -120,7 +120,7 @@ class Protocol1:
                     " look whether it is stored"
                 ) from error
             transport.finish()
-        if status == _INVALID:
+        if status == STATUS_INVALID:
             raise WriteConflictError
         return [] if handle is not None else stale
 
@@ -133,10 +133,10 @@ class Protocol1:
 
     def gen_pack(self) -> Iterator[object]:
         transport = self._transport
-        with transport.exchange():
+        with transport:
             transport.send(b"P")
             transport.be_patient()
-            if transport.read(1) != _OKAY:
+            if transport.read(1) != STATUS_OKAY:
                 raise ProtocolError("the server did not say that it has packed")
             transport.finish()
         yield None
@@ -149,13 +149,13 @@ class Protocol1:
 
     def stop_server(self) -> None:
         transport = self._transport
-        with transport.exchange():
+        with transport:
             transport.send(b"Q")
             transport.finish()
         transport.wait_for_end()
 
     def leave(self) -> None:
         transport = self._transport
-        with transport.exchange():
+        with transport:
             transport.send(b".")
             transport.finish()

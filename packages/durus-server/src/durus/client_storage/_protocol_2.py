@@ -47,6 +47,10 @@ __all__ = ["Protocol2"]
 _INT4 = Struct(">L")
 _INT8 = Struct(">Q")
 
+# As numbers: to ask an enumeration for a member takes as long as to make a frame of it.
+_LOAD, _RECORDS = int(Type.LOAD), int(Type.RECORDS)
+_SYNC, _STALE = int(Type.SYNC), int(Type.STALE)
+
 # What a server may send at once: the largest record, which may be as long as a u32 says.
 _MOST_BYTES = 0xFFFFFFFF
 
@@ -92,7 +96,7 @@ class Protocol2:
         self._pack_number = 0
         self._pack_news: list[tuple[int, bytes]] = []
         self._dropped_packs: set[int] = set()
-        with transport.exchange():
+        with transport:
             transport.expect()
             hello = read_object(self._receive_first(Type.HELLO))
             self.readonly = hello.get("readonly") is True
@@ -140,7 +144,7 @@ class Protocol2:
             kind, payload = kind & ~COMPRESSED, decompress(payload, most_bytes)
         return kind, number, payload
 
-    def _send(self, kind: Type, payload: bytes = b"", before: bytes = b"") -> int:
+    def _send(self, kind: int, payload: bytes = b"", before: bytes = b"") -> int:
         self._number = self._number % 0xFFFFFFFF + 1
         self._transport.send(before + self._pack(kind, self._number, payload))
         return self._number
@@ -152,7 +156,7 @@ class Protocol2:
                 kind, payload = kind | COMPRESSED, compressed
         return pack_frame(kind, number, payload)
 
-    def _receive(self, number: int, *kinds: Type) -> tuple[int, bytes]:
+    def _receive(self, number: int, *kinds: int) -> tuple[int, bytes]:
         """Take the answer to a request, and put aside what comes of a pack meanwhile."""
         while True:
             kind, found, payload = self._receive_frame()
@@ -179,9 +183,9 @@ class Protocol2:
         elif kind != Type.PROGRESS:
             self._dropped_packs.remove(number)
 
-    def _ask(self, kind: Type, payload: bytes, answer: Type, read: Callable[[bytes], _T]) -> _T:
+    def _ask(self, kind: int, payload: bytes, answer: int, read: Callable[[bytes], _T]) -> _T:
         """Send a request, and give what `read` makes of its answer."""
-        with self._transport.exchange():
+        with self._transport:
             _, found = self._receive(self._send(kind, payload), answer)
             result = read(found)
             self._transport.finish()
@@ -194,7 +198,7 @@ class Protocol2:
         if found is not None:
             return found
         request = oid + _INT4.pack(self._ahead.budget())
-        return self._ask(Type.LOAD, request, Type.RECORDS, partial(self._read_records, oid))
+        return self._ask(_LOAD, request, _RECORDS, partial(self._read_records, oid))
 
     def _read_records(self, oid: bytes, payload: bytes) -> bytes:
         if payload[4:12] != oid:
@@ -213,7 +217,7 @@ class Protocol2:
 
     def _load_some(self, oids: Sequence[bytes]) -> list[bytes | DurusKeyError | ReadConflictError]:
         parts = []
-        with self._transport.exchange():
+        with self._transport:
             number = self._send(Type.LOAD_MANY, b"".join(oids))
             kind = Type.MORE.value
             while kind == Type.MORE:
@@ -224,7 +228,7 @@ class Protocol2:
         return answers
 
     def sync(self) -> list[bytes] | None:
-        stale = self._ask(Type.SYNC, b"", Type.STALE, _read_stale)
+        stale = self._ask(_SYNC, b"", _STALE, _read_stale)
         if stale is None:
             self._ahead.clear()
         elif stale:
@@ -245,7 +249,7 @@ class Protocol2:
         self._ahead.drop(records)
         self._transport.check()
         told: list[bytes] = []
-        with self._transport.exchange():
+        with self._transport:
             number = self._send_commit(records)
             while True:
                 kind, stale = self._receive_outcome(number)
@@ -302,7 +306,7 @@ class Protocol2:
     def gen_pack(self) -> Iterator[object]:
         if self._pack_number:
             raise StorageError("tried to pack, and this client has a pack under way already")
-        with self._transport.exchange():
+        with self._transport:
             self._pack_number = self._send(Type.PACK)
             self._transport.finish()
         kind: int = Type.PROGRESS
@@ -328,7 +332,7 @@ class Protocol2:
 
     def _next_of_pack(self) -> tuple[int, bytes]:
         while not self._pack_news:
-            with self._transport.exchange():
+            with self._transport:
                 self._transport.expect()
                 self._put_aside(*self._receive_frame())
                 self._transport.finish()
@@ -353,7 +357,7 @@ class Protocol2:
         self._transport.wait_for_end()
 
     def leave(self) -> None:
-        with self._transport.exchange():
+        with self._transport:
             self._send(Type.BYE)
             self._transport.finish()
 

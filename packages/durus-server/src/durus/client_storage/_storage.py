@@ -156,7 +156,7 @@ class ClientStorage(Storage):
         return Transport(connected, str(self._address), self._timeout_s)
 
     def _choose(self, transport: Transport, version: int) -> int:
-        with transport.exchange():
+        with transport:
             transport.send(b"V" + _VERSION.pack(version))
             (answer,) = _VERSION.unpack(transport.read(4))
             transport.finish()

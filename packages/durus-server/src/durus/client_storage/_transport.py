@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from durus.error import DurusError, StorageDisconnectedError
 
 __all__ = ["Transport"]
 
-_RECEIVE_BYTES = 1 << 16
+# Most answers are shorter. A larger buffer costs each the time to take it and give it back.
+_RECEIVE_BYTES = 8192
+_MOST_RECEIVE_BYTES = 1 << 20
 
 
 class Transport:
@@ -40,9 +41,8 @@ class Transport:
         """No answer is under way."""
         return self._is_whole
 
-    @contextmanager
-    def exchange(self) -> Iterator[None]:
-        """Stand around a request and all of its answer.
+    def __enter__(self) -> None:
+        """Begin a request; the block is to take all of its answer, and say so by `finish()`.
 
         If the block is left before that, by whatever exception, the connection is closed: the rest
         of this answer must not be taken for that of the next request.
@@ -52,18 +52,18 @@ class Transport:
         """
         if not self.is_open or self._pid != os.getpid():
             raise self._lost("was lost")
-        try:
-            yield
-        except BaseException as error:
-            if not self._is_whole:
-                self.close()
-            # Those of ours may be an OSError too, and say already what happened.
-            if isinstance(error, OSError) and not isinstance(error, DurusError):
-                raise self._lost(f"was lost: {error.strerror or error}") from error
-            raise
-        if not self._is_whole:
-            self.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: object
+    ) -> None:
+        if self._is_whole:
+            return
+        self.close()
+        if error is None:
             raise self._lost("was left in the middle of an answer")
+        # Those of ours may be an OSError too, and say already what happened.
+        if isinstance(error, OSError) and not isinstance(error, DurusError):
+            raise self._lost(f"was lost: {error.strerror or error}") from error
 
     def check(self) -> None:
         """Look whether the server has hung up.
@@ -122,7 +122,7 @@ class Transport:
         missing = length - len(parts[0])
         self._buffer, self._position = b"", 0
         while True:
-            data = self._socket.recv(max(_RECEIVE_BYTES, min(missing, 1 << 20)))
+            data = self._socket.recv(max(_RECEIVE_BYTES, min(missing, _MOST_RECEIVE_BYTES)))
             if not data:
                 raise ConnectionResetError("it has hung up")
             if len(data) >= missing:

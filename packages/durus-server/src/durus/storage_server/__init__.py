@@ -18,9 +18,10 @@ from durus._wire.address import (
     SocketAddress,
     UnixAbstractAddress,
     UnixDomainSocketAddress,
+    inherited_socket,
 )
+from durus._wire.protocol_1 import STATUS_INVALID, STATUS_KEYERROR, STATUS_OKAY
 from durus.storage_server._limits import Limits
-from durus.storage_server._protocol_1 import STATUS_INVALID, STATUS_KEYERROR, STATUS_OKAY
 from durus.storage_server._server import DEFAULT_GCBYTES, StorageServer
 from durus.storage_server._waiting import wait_for_server
 
@@ -38,5 +39,6 @@ __all__ = [
     "StorageServer",
     "UnixAbstractAddress",
     "UnixDomainSocketAddress",
+    "inherited_socket",
     "wait_for_server",
 ]

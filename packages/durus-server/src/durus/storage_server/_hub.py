@@ -30,12 +30,14 @@ class Policy:
 
     Attributes:
         secret: what a client must know, or None.
+        is_proved: whoever is let in by protocol 2 has proved who it is, by secret or certificate.
         allow_protocol_1: clients that speak like those of Durus 4.3 are welcome.
         readonly: nothing may be changed.
         trusts_local: whoever reaches it from this machine may stop it.
     """
 
     secret: bytes | None
+    is_proved: bool
     allow_protocol_1: bool
     readonly: bool
     trusts_local: bool
@@ -102,7 +104,7 @@ class Hub:
         if self.on_room is not None:
             self.on_room()
 
-    async def wait_for_leaving(self, timeout_s: float | None) -> None:
+    async def wait_for_leaving(self, timeout_s: float) -> None:
         """Wait until a client has left, or for so long."""
         self._leaving.clear()
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
+import os
 import resource
 import socket
 import ssl
@@ -69,6 +70,7 @@ class Listener:
         self._socket = listening
         self._ssl_context = ssl_context
         self._most_connections = most_connections
+        self._uid = os.geteuid()
         self._numbers = itertools.count(1)
         self._arriving: set[asyncio.Task[object]] = set()
         self._is_listening = False
@@ -82,15 +84,18 @@ class Listener:
         self._hub.on_room = self._note_room
         self._listen()
 
-    async def stop(self) -> None:
-        """Accept nobody any more."""
+    async def stop(self, patience_s: float) -> None:
+        """Accept nobody any more; wait for those that are on their way in."""
         self._hub.on_room = None
         self._cease()
         if self._retry is not None:
             self._retry.cancel()
-        for task in self._arriving:
-            task.cancel()
-        await asyncio.gather(*self._arriving, return_exceptions=True)
+        if self._arriving:
+            # To cancel one that has a transport already would leave it without connection_lost.
+            # Only a handshake of TLS can take long.
+            _, late = await asyncio.wait(self._arriving, timeout=patience_s)
+            for task in late:
+                task.cancel()
 
     def _listen(self) -> None:
         if not self._is_listening:
@@ -148,7 +153,7 @@ class Listener:
             if accepted.family != socket.AF_UNIX:
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            peer = get_peer(accepted, next(self._numbers))
+            peer = get_peer(accepted, next(self._numbers), self._uid)
         except OSError as error:
             # It has left already.
             logger.debug("a client left at once: %s", error)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import TYPE_CHECKING, ClassVar
 
+from durus._wire.protocol_1 import STATUS_INVALID, STATUS_KEYERROR, STATUS_OKAY
 from durus.error import (
     ConflictError,
     DurusError,
@@ -24,13 +25,10 @@ if TYPE_CHECKING:
     from durus.storage_server._connection import ClientConnection
     from durus.storage_server._hub import Hub
 
-__all__ = ["STATUS_INVALID", "STATUS_KEYERROR", "STATUS_OKAY", "Protocol1"]
+__all__ = ["Protocol1"]
 
 _INT4 = Struct(">L")
 # What a reply begins with, under the names of Durus 4.3.
-STATUS_OKAY = b"O"
-STATUS_INVALID = b"I"
-STATUS_KEYERROR = b"K"
 
 # Load replies are put together until they are that long.
 _PART_BYTES = 128 << 10

@@ -25,6 +25,7 @@ from durus.error import (
 )
 from durus.logger import logger
 from durus.storage_server._client import Client, StaleError
+from durus.storage_server._connection import END_OF_TURN
 from durus.storage_server._framing import LATER, Command, Framing
 from durus.storage_server._read_ahead import ReadAhead
 
@@ -46,6 +47,9 @@ _CONFLICT = _INT4.pack(READ_CONFLICT)
 
 _FEW_BYTES = 64 << 10
 
+# How many oids to take before the other clients have their turn.
+_OIDS_BATCH = 4096
+
 # Answers to LOAD_MANY are put together until they are that long.
 _PART_BYTES = 128 << 10
 
@@ -63,7 +67,7 @@ class Protocol2(Client):
         self._framing = framing
         self._reply = framing.send
         self._read_ahead = ReadAhead(self._load_record)
-        self._is_authenticated = hub.policy.secret is not None
+        self._is_authenticated = hub.policy.is_proved
         # The transaction that is being assembled: its records, and what is wrong with it already.
         self._records: dict[bytes, bytes] = {}
         self._records_bytes = 0
@@ -179,10 +183,20 @@ class Protocol2(Client):
             raise ProtocolError(
                 f"a NEW_OIDS asks for 1 to {MAX_NEW_OIDS} oids, not {payload.hex()}"
             )
+        self.connection.send_all(self._gen_new_oids(number, count))
+
+    def _gen_new_oids(self, number: int, count: int) -> Iterator[bytes]:
+        oids: list[bytes] = []
         try:
-            self._reply(Type.OIDS, number, b"".join(self.new_oids(count)))
+            while count > _OIDS_BATCH:
+                oids += self.new_oids(_OIDS_BATCH)
+                count -= _OIDS_BATCH
+                yield END_OF_TURN
+            oids += self.new_oids(count)
         except DurusError as error:
             self._fail(number, error)
+        else:
+            yield self._framing.pack(Type.OIDS, number, b"".join(oids))
 
     # -- a transaction: STORE as often as needed, COMMIT, perhaps ASK and CONFIRM or GIVE_UP
 

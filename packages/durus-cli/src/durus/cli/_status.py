@@ -1,0 +1,114 @@
+"""`durus status`: how a running server does, asked from the server itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from durus.cli._access import access_options
+from durus.cli._output import bytes_text, count_text, one_line, stdout_console
+from durus.cli._server import require_server, server_status
+from durus.cli._target import open_target, place_options, server_target
+
+__all__ = ["status"]
+
+# The number of the JSON's form. A new key does not change it; anything else does.
+_JSON_FORM = 1
+
+# Where the name of a key is not clear enough for a person, or its unit stands in it.
+_LABELS = {
+    "name": "Storage",
+    "object_count": "Objects",
+    "path": "File",
+    "pid": "Process",
+    "transaction_count": "Transactions",
+    "bytes_in": "Received",
+    "bytes_out": "Sent",
+    "commit_latency_ms": "Commits took",
+    "committed_bytes": "Committed",
+    "size_bytes": "Size",
+    "uptime_s": "Uptime",
+}
+
+
+@click.command(short_help="Ask a running server how it does.")
+@click.argument("server", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program.")
+@place_options
+@access_options
+def status(server: str | None, as_json: bool, **place: Any) -> None:
+    """Tell what a running server serves, to whom, and how long that takes.
+
+    SERVER is durus://HOST:PORT or durus+unix:PATH; or give its place by options.
+    """
+    require_server()
+    place["wait"] = place["wait"] or 0.0
+    target = server_target(server, **place)
+    with open_target(target) as client:
+        told = server_status(client)
+    if as_json:
+        print(json.dumps({"durus_status": _JSON_FORM, "address": target.name, **told}, indent=2))
+    else:
+        _print_table(stdout_console(), target.name, told)
+
+
+def _print_table(console: Console, name: str, told: dict[str, Any]) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("Server", Text(one_line(name)))
+    for key, value in _facts(told):
+        table.add_row(one_line(_label(key)), Text(one_line(_text(key, value))))
+    console.print(table)
+
+
+def _facts(told: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what is told, what the storage tells of itself first; nothing of what it does not."""
+    storage = told.get("storage")
+    if isinstance(storage, dict):
+        yield from ((key, value) for key, value in storage.items() if value is not None)
+    for key, value in told.items():
+        if value is not storage and value not in (None, {}):
+            yield key, value
+
+
+def _label(key: str) -> str:
+    # A server may be newer than this command: whatever it tells is shown.
+    known = _LABELS.get(key)
+    return key.replace("_", " ").capitalize() if known is None else known
+
+
+def _text(key: str, value: Any) -> str:
+    if key == "protocols" and isinstance(value, dict):
+        return ", ".join(f"{count} of version {version}" for version, count in value.items())
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(f'{name}_{key}', part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(_text(key, part) for part in value)
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if key == "pid" or not isinstance(value, int | float):
+        return str(value)
+    words = key.split("_")
+    if "bytes" in words:
+        return bytes_text(int(value))
+    if words[-1] == "s":
+        return _duration_text(value)
+    if words[-1] == "ms":
+        return f"{value:,.3g} ms"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def _duration_text(seconds: float) -> str:
+    """Give a duration as a person reads it, such as "3 days 04:05:06"."""
+    days, rest = divmod(int(seconds), 86_400)
+    clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{count_text(days, 'day')} {clock}" if days else clock
