@@ -305,7 +305,9 @@ class SharedStorage:
                 f"tried to get {count} new oids from {self.storage}, but {session.given.count} that"
                 " this session was given are not used yet; commit, in smaller transactions"
             )
-        oid_ints = self._spare_oids.take(count)
+        # That of the root may have been stored by somebody whom it was not given to.
+        spare = self._spare_oids.take(count)
+        oid_ints = [oid_int for oid_int in spare if self._find(int8_to_str(oid_int)) is None]
         while len(oid_ints) < count:
             oid_ints.append(str_to_int8(self.storage.new_oid()))
         for oid_int in oid_ints:
