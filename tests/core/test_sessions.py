@@ -430,6 +430,15 @@ class TestStrict:
         commit(storage, *(make_record(int8_to_str(number)) for number in (4, 6)))
         assert shared.new_session().new_oids(3) == [int8_to_str(number) for number in (3, 5, 7)]
 
+    def test_the_oid_of_the_root_is_not_given_once_it_is_stored(self) -> None:
+        """Once the root is stored, by whomever, its oid is not among those that are given again."""
+        shared = SharedStorage(MemoryStorage(), strict=True)
+        one, other = shared.new_session(), shared.new_session()
+        assert one.new_oid() == ROOT_OID
+        commit(other, make_record(ROOT_OID))
+        one.close()
+        assert ROOT_OID not in other.new_oids(3)
+
     def test_a_session_cannot_take_oids_without_end(self, shared: SharedStorage) -> None:
         """How many unused oids one session holds is limited, and the others are not concerned."""
         greedy, other = shared.new_session(), shared.new_session()

@@ -105,8 +105,12 @@ class OldPeer(Peer):
 
     def __init__(self, path: str | Path | tuple[str, int]) -> None:
         super().__init__(path)
-        self.send(b"V" + pack(">L", 1))
-        assert self.read(4) == pack(">L", 1)
+        try:
+            self.send(b"V" + pack(">L", 1))
+            assert self.read(4) == pack(">L", 1)
+        except BaseException:
+            self.socket.close()
+            raise
 
     def load(self, number: int) -> bytes:
         """Give the record, or the letter that came in its place."""

@@ -157,7 +157,7 @@ class Committer:
             self._metrics.packs += 1
             logger.info("pack ended: kept %d objects", self._metrics.pack_kept)
         else:
-            logger.error("pack failed: %s", error)
+            logger.error("did not pack: %s", error)
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener.note_pack_end(error)

@@ -19,7 +19,10 @@ from durus.storage_server._peer import Peer
 if TYPE_CHECKING:
     from durus.storage_server._hub import Hub
 
-__all__ = ["ClientConnection", "Speaker"]
+__all__ = ["END_OF_TURN", "ClientConnection", "Speaker"]
+
+# In place of a part of a long reply: it took long, see to the others first.
+END_OF_TURN = b""
 
 # One client's turn ends after that many requests, or bytes of replies.
 _TURN_REQUESTS = 256
@@ -268,8 +271,9 @@ class ClientConnection(asyncio.Protocol):
             if reply is None:
                 self._replies = None
                 return
-            self.send(reply)
-            if self._turn_bytes > _TURN_BYTES:
+            if reply is not END_OF_TURN:
+                self.send(reply)
+            if reply is END_OF_TURN or self._turn_bytes > _TURN_BYTES:
                 self._end_turn()
                 return
 

@@ -25,6 +25,9 @@ class Limits:
         read_ahead_bytes: how many bytes of records a reply may bring that were not asked for.
         root_s: how long the others wait for the client that found the storage empty to make the
             root.
+        history_bytes: how many bytes of overwritten records to keep for those that read an older
+            state.
+        log_oids: how many changed oids to keep for those that have not synced.
         drain_s: how long a server that stops waits for clients to read their last replies.
     """
 
@@ -37,4 +40,6 @@ class Limits:
     bulk_oids: int = 1_000_000
     read_ahead_bytes: int = 256 << 10
     root_s: float = 5.0
+    history_bytes: int = 64 << 20
+    log_oids: int = 200_000
     drain_s: float = 5.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -20,7 +19,7 @@ class Peer:
     Attributes:
         name: how the log calls it.
         is_owner: a process of the user that runs the server, or of root, on a Unix socket.
-        is_local: it is on this machine.
+        is_local: it is on this machine, and that is all that can be known.
     """
 
     name: str
@@ -31,19 +30,21 @@ class Peer:
         return self.name
 
 
-def get_peer(accepted: socket.socket, number: int) -> Peer:
+def get_peer(accepted: socket.socket, number: int, owner_uid: int) -> Peer:
     """Tell who is at the other end of a socket that was accepted.
 
     Args:
         accepted: the socket.
         number: tells clients apart that have no address.
+        owner_uid: the user that runs the server.
     """
     if accepted.family == socket.AF_UNIX:
         pid, uid = _get_credentials(accepted)
         return Peer(
             name=f"client {number} (pid {pid}, uid {uid})",
-            is_owner=uid is not None and uid in (0, os.geteuid()),
-            is_local=True,
+            is_owner=uid in (0, owner_uid),
+            # Where the system does not tell, the permissions of the socket say who may connect.
+            is_local=uid is None,
         )
     host, port = accepted.getpeername()[:2]
     return Peer(

@@ -25,6 +25,7 @@ from durus.error import (
 )
 from durus.logger import logger
 from durus.storage_server._client import Client, StaleError
+from durus.storage_server._connection import END_OF_TURN
 from durus.storage_server._framing import LATER, Command, Framing
 from durus.storage_server._read_ahead import ReadAhead
 
@@ -46,6 +47,9 @@ _CONFLICT = _INT4.pack(READ_CONFLICT)
 
 _FEW_BYTES = 64 << 10
 
+# How many oids to take before the other clients have their turn.
+_OIDS_BATCH = 4096
+
 # Answers to LOAD_MANY are put together until they are that long.
 _PART_BYTES = 128 << 10
 
@@ -62,7 +66,7 @@ class Protocol2(Client):
         super().__init__(hub, connection)
         self._framing = framing
         self._reply = framing.send
-        self._read_ahead = ReadAhead(self._load_record)
+        self._read_ahead = ReadAhead(self._load_record, self.known.__contains__)
         self._is_authenticated = hub.policy.is_proved
         # The transaction that is being assembled: its records, and what is wrong with it already.
         self._records: dict[bytes, bytes] = {}
@@ -102,6 +106,7 @@ class Protocol2(Client):
         return self._answer_load(number, payload[:8], _INT4.unpack_from(payload, 8)[0])
 
     def _answer_load(self, number: int, oid: bytes, budget_bytes: int) -> bool | None:
+        was_known = budget_bytes > 0 and oid in self.known
         try:
             record = self.load(oid)
         except DurusKeyError as error:
@@ -112,7 +117,7 @@ class Protocol2(Client):
             self._fail(number, error)
         else:
             if budget_bytes:
-                self._send_records(number, oid, record, budget_bytes)
+                self._send_records(number, oid, record, budget_bytes, was_known=was_known)
             elif self._framing.compresses:
                 self._reply(Type.RECORDS, number, _INT4.pack(len(record)) + record)
             else:
@@ -121,11 +126,13 @@ class Protocol2(Client):
                 self.connection.send(b"%b%b" % (start, record))
         return None
 
-    def _send_records(self, number: int, oid: bytes, record: bytes, budget_bytes: int) -> None:
+    def _send_records(
+        self, number: int, oid: bytes, record: bytes, budget_bytes: int, *, was_known: bool
+    ) -> None:
         budget_bytes = min(budget_bytes, self.hub.limits.read_ahead_bytes)
         parts = [_INT4.pack(len(record)), record]
         know = self.known.add
-        ahead = self._read_ahead.collect(oid, record, budget_bytes)
+        ahead = self._read_ahead.collect(oid, record, budget_bytes, was_known=was_known)
         for found_oid, found in ahead:
             know(found_oid)
             parts += (_INT4.pack(len(found)), found)
@@ -179,10 +186,20 @@ class Protocol2(Client):
             raise ProtocolError(
                 f"a NEW_OIDS asks for 1 to {MAX_NEW_OIDS} oids, not {payload.hex()}"
             )
+        self.connection.send_all(self._gen_new_oids(number, count))
+
+    def _gen_new_oids(self, number: int, count: int) -> Iterator[bytes]:
+        oids: list[bytes] = []
         try:
-            self._reply(Type.OIDS, number, b"".join(self.new_oids(count)))
+            while count > _OIDS_BATCH:
+                oids += self.new_oids(_OIDS_BATCH)
+                count -= _OIDS_BATCH
+                yield END_OF_TURN
+            oids += self.new_oids(count)
         except DurusError as error:
             self._fail(number, error)
+        else:
+            yield self._framing.pack(Type.OIDS, number, b"".join(oids))
 
     # -- a transaction: STORE as often as needed, COMMIT, perhaps ASK and CONFIRM or GIVE_UP
 

@@ -154,7 +154,13 @@ class StorageServer:
             self._stop_request.set()
 
     def _serve_at(self, listening: socket.socket) -> None:
-        shared = SharedStorage(self.storage, strict=True)
+        limits = self._limits
+        shared = SharedStorage(
+            self.storage,
+            strict=True,
+            history_bytes=limits.history_bytes,
+            log_oids=limits.log_oids,
+        )
         loop = _make_event_loop()
         self._loop = loop
         try:
@@ -207,7 +213,7 @@ class StorageServer:
         self._ready.set()
         if not self._is_stop_requested:
             await self._stop_request.wait()
-        await listener.stop()
+        await listener.stop(self._limits.drain_s)
         await self._drain(hub)
 
     async def _drain(self, hub: Hub) -> None:
@@ -223,8 +229,9 @@ class StorageServer:
             await hub.wait_for_leaving(deadline - hub.loop.time())
         for connection in list(hub.connections):
             connection.cut()
-        while hub.connections:
-            await hub.wait_for_leaving(None)
+        deadline = hub.loop.time() + self._limits.drain_s
+        while hub.connections and hub.loop.time() < deadline:
+            await hub.wait_for_leaving(deadline - hub.loop.time())
 
 
 def _make_event_loop() -> asyncio.AbstractEventLoop:
