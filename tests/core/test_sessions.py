@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from durus.error import (
     ReadConflictError,
     StorageClosedError,
     StorageError,
+    StorageTransactionError,
     StorageWriteError,
     UnissuedOidError,
     WriteConflictError,
@@ -196,6 +198,54 @@ def test_nothing_is_kept_for_sessions_that_are_up_to_date(shared: SharedStorage)
     assert not shared._log._by_oid
 
 
+def test_nothing_is_kept_for_sessions_that_left_before_their_commit(
+    shared: SharedStorage,
+) -> None:
+    """What a session commits that is closed meanwhile stays in the log for nobody."""
+    for n in range(3):
+        session = shared.new_session()
+        session.begin()
+        session.store(A, new(b"%d" % n))
+        session.submit(None, [].append)
+        session.close()
+        shared.flush()
+    assert not shared._log._commits
+    assert shared.new_session().load(A) == new(b"2")
+
+
+def test_a_session_made_while_a_commit_waits_never_conflicts(shared: SharedStorage) -> None:
+    """A snapshot that begins between the validation of a commit and its writing is readable."""
+    one = shared.new_session()
+    outcome: list[BaseException | None] = []
+    one.begin()
+    one.store(A, new(b"waits"))
+    one.submit(None, outcome.append)
+    reader = shared.new_session()
+    seen = reader.load(A)
+    shared.flush()
+    assert outcome == [None]
+    assert reader.load(A) == seen
+
+
+def test_an_empty_commit_hears_of_what_comes_while_it_is_told(shared: SharedStorage) -> None:
+    """What others commit during the handler is told too, and then the session sees all of it."""
+    one, other = shared.new_session(), shared.new_session()
+    commit(other, new(b"before"))
+    told: list[list[bytes]] = []
+
+    def handle(stale: list[bytes]) -> None:
+        told.append(stale)
+        if stale == [A]:
+            commit(other, make_record(B, payload=b"1"))
+            commit(other, make_record(B, payload=b"2"))
+
+    one.begin()
+    one.end(handle)
+    assert told == [[A], [B]]
+    assert one.load(B) == make_record(B, payload=b"2")
+    assert one.sync() == []
+
+
 # Validation
 
 
@@ -262,6 +312,37 @@ def test_what_is_queued_is_written_before_a_step_of_a_pack(shared: SharedStorage
     assert one.new_session().load(C) == make_record(C)
 
 
+def test_a_pack_that_nobody_holds_any_more_stops_nobody(
+    storage: WaitingStorage, shared: SharedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pack that was dropped may be collected in the midst of a commit; the next one begins."""
+    session = shared.new_session()
+    commit(session, make_record(ROOT_OID, [A]))
+    closed = []
+
+    def get_packer() -> Iterator[int]:
+        try:
+            yield from range(10)
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr(storage, "get_packer", get_packer)
+    cycle: list[object] = [shared.get_packer()]
+    next(cycle[0])  # type: ignore[call-overload] # a packer
+    cycle.append(cycle)
+    del cycle
+
+    def end(handle: object = None) -> None:
+        gc.collect()
+        MemoryStorage.end(storage)
+
+    monkeypatch.setattr(storage, "end", end)
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(commit, session, new(b"new")).result(60)
+        assert thread.submit(list, shared.get_packer()).result(60) == [*range(10)]
+    assert closed == [True, True]
+
+
 class TestStrict:
     """What a shared storage that trusts no session refuses."""
 
@@ -296,6 +377,67 @@ class TestStrict:
         commit(one, make_record(given[1]))
         one.close()
         assert shared.new_session().new_oids(4) == [given[0], *given[2:]]
+
+    def test_a_commit_that_failed_can_be_tried_again(
+        self, storage: WaitingStorage, shared: SharedStorage
+    ) -> None:
+        """New oids of a commit that the storage refused are still those of its session."""
+        session, other = shared.new_session(), shared.new_session()
+        mine = session.new_oids(3)
+        storage.failures = [StorageWriteError("disk full")]
+        with pytest.raises(StorageWriteError):
+            commit(session, *map(make_record, mine))
+        commit(session, *map(make_record, mine))
+        assert not set(mine).intersection(other.new_oids(10))
+
+    def test_oids_of_a_failed_commit_of_a_session_that_left_go_to_others(
+        self, storage: WaitingStorage, shared: SharedStorage
+    ) -> None:
+        """They are neither lost nor the closed session's."""
+        session = shared.new_session()
+        given = session.new_oids(2)
+        session.begin()
+        session.store(given[1], make_record(given[1]))
+        session.submit(None, [].append)
+        session.close()
+        storage.failures = [StorageWriteError("disk full")]
+        shared.flush()
+        assert shared.new_session().new_oids(2) == given
+
+    def test_the_storage_keeps_no_room_for_oids_that_nobody_used(
+        self, storage: WaitingStorage, shared: SharedStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However many oids sessions take, the storage itself gives out one."""
+        asked = []
+
+        def new_oid() -> bytes:
+            asked.append(True)
+            return MemoryStorage.new_oid(storage)
+
+        monkeypatch.setattr(storage, "new_oid", new_oid)
+        given = [oid for _ in range(3) for oid in shared.new_session().new_oids(1000)]
+        assert len(set(given)) == 3000
+        assert len(asked) == 1
+        for oid in given:
+            with pytest.raises(DurusKeyError):
+                storage.load(oid)
+
+    def test_an_oid_that_is_stored_already_is_not_given(
+        self, storage: WaitingStorage, shared: SharedStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The storage may give out low oids that lie between those in use."""
+        monkeypatch.setattr(storage, "new_oid", lambda: int8_to_str(3))
+        commit(storage, *(make_record(int8_to_str(number)) for number in (4, 6)))
+        assert shared.new_session().new_oids(3) == [int8_to_str(number) for number in (3, 5, 7)]
+
+    def test_the_oid_of_the_root_is_not_given_once_it_is_stored(self) -> None:
+        """Once the root is stored, by whomever, its oid is not among those that are given again."""
+        shared = SharedStorage(MemoryStorage(), strict=True)
+        one, other = shared.new_session(), shared.new_session()
+        assert one.new_oid() == ROOT_OID
+        commit(other, make_record(ROOT_OID))
+        one.close()
+        assert ROOT_OID not in other.new_oids(3)
 
     def test_a_session_cannot_take_oids_without_end(self, shared: SharedStorage) -> None:
         """How many unused oids one session holds is limited, and the others are not concerned."""
@@ -380,6 +522,25 @@ def test_one_bad_commit_does_not_fail_the_others(
     shared.flush()
     assert str(outcomes[0]) == "alone"
     assert outcomes[1] is outcomes[2] is None
+
+
+def test_an_interrupt_leaves_no_commit_without_an_outcome(
+    storage: WaitingStorage, shared: SharedStorage
+) -> None:
+    """When Ctrl-C comes while commits are tried one by one, those behind it failed as well."""
+    sessions = [shared.new_session() for _ in range(3)]
+    outcomes: dict[int, BaseException | None] = {}
+    for n, session in enumerate(sessions):
+        oid = session.new_oid()
+        session.begin()
+        session.store(oid, make_record(oid))
+        session.submit(None, lambda error, n=n: outcomes.__setitem__(n, error))
+    storage.failures = [KeyboardInterrupt(), StorageWriteError("together")]
+    with pytest.raises(KeyboardInterrupt):
+        shared.flush()
+    assert [*map(type, outcomes.values())] == [StorageTransactionError] * 3
+    for session in sessions:
+        commit(session, make_record(session.new_oid()))
 
 
 def test_a_failed_commit_leaves_everything_as_it_was(
@@ -495,6 +656,22 @@ def test_a_storage_that_is_followed_tells_its_sessions() -> None:
     with pytest.raises(ReadConflictError):
         other.load(A)
     assert other.sync() == [A]
+
+
+def test_news_of_the_storage_do_not_overtake_a_commit() -> None:
+    """A session that hears of what another process wrote hears of the commit before it too."""
+    storage = Followed()
+    shared = SharedStorage(storage)
+    one, other, third = (shared.new_session() for _ in range(3))
+    one.begin()
+    one.store(A, new(b"one"))
+    one.submit(None, [].append)
+    storage.news = [B]
+    told = set(other.sync() or ())
+    shared.flush()
+    told.update(other.sync() or ())
+    assert told == set(third.sync() or ()) == {A, B}
+    assert other.load(A) == new(b"one")
 
 
 class Followed(MemoryStorage):

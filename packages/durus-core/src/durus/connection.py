@@ -344,8 +344,9 @@ class Connection(WritableConnection):
         # What ends with the attributes of one may change others.
         while self.changed:
             self.changed.popitem()[1]._p_set_status_ghost()
-        for summary in list(self.summaries):
-            summary.note_stale(oids)
+        if oids:
+            for summary in list(self.summaries):
+                summary.note_stale(oids)
         self._move_to_newest()
 
     @contextmanager
@@ -490,8 +491,9 @@ class Connection(WritableConnection):
                 obj = self.cache.get(oid)
                 if obj is not None and obj._p_status == SAVED:
                     obj._p_set_status_ghost()
-            for summary in list(self.summaries):
-                summary.note_stale(stale)
+            if stale:
+                for summary in list(self.summaries):
+                    summary.note_stale(stale)
             self._conflict = None
             self._begin_transaction()
 

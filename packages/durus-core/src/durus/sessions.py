@@ -101,9 +101,10 @@ class SharedStorage:
         self._queue: list[_Commit] = []
         self._unfinished: list[_Commit] = []  # queued or being written, in the order of serials
         self._pending: dict[bytes, _Commit] = {}  # the same by oid
-        self._is_writing = False
         self._is_closed = False
         self._spare_oids = _OidRanges()
+        self._next_oid_int: int | None = None
+        self._given_up: list[Iterator[object]] = []  # packs that wait to be closed
 
     def new_session(self) -> Session:
         """Give one more session, which sees the newest committed state.
@@ -114,11 +115,15 @@ class SharedStorage:
         session = Session(self)
         if self._strict:
             self._add_session(session)
-        else:
-            # A single session's commits keep no overwritten records: it must not be writing now.
-            with self._writer:
-                self._add_session(session)
-        return session
+            return session
+        # The commits of a single session keep no overwritten records: none may be under way now.
+        with self._writer:
+            while True:
+                self._flush()
+                with self._lock:
+                    if not self._queue:
+                        self._add_session(session)
+                        return session
 
     def flush(self) -> None:
         """Commit what is queued, with one sync, and tell each `done`.
@@ -137,6 +142,7 @@ class SharedStorage:
         """
         with self._writer, self._lock:
             self._check_open()
+            self._close_given_up()
             packer = iter(self.storage.get_packer())
         return self._gen_pack(packer)
 
@@ -149,10 +155,24 @@ class SharedStorage:
                     return
                 yield step
         finally:
-            close = getattr(packer, "close", None)
+            # This may be the garbage collector's call, in a thread that has the locks already, or
+            # has one that must be taken after the other: it must not wait for either.
+            self._given_up.append(packer)
+            if self._writer.acquire(blocking=False):
+                try:
+                    if self._lock.acquire(blocking=False):
+                        try:
+                            self._close_given_up()
+                        finally:
+                            self._lock.release()
+                finally:
+                    self._writer.release()
+
+    def _close_given_up(self) -> None:
+        while self._given_up:
+            close = getattr(self._given_up.pop(), "close", None)
             if close is not None:
-                with self._writer, self._lock:
-                    close()
+                close()
 
     def close(self) -> None:
         """Commit what is queued and close the storage. A second call does nothing."""
@@ -161,6 +181,7 @@ class SharedStorage:
             with self._lock:
                 self._is_closed = True
                 self._sessions.clear()
+                self._close_given_up()
                 self.storage.close()
 
     def _check_open(self) -> None:
@@ -197,11 +218,17 @@ class SharedStorage:
         """Let a session see everything up to a commit, which is among the newest."""
         session.view = serial
         self._sessions.move_to_end(session)
-        self._log.forget_until(next(iter(self._sessions)).view)
+        self._forget_seen()
+
+    def _forget_seen(self) -> None:
+        """Forget of the log what every session sees."""
+        oldest = next(iter(self._sessions), None)
+        self._log.forget_until(self._serial if oldest is None else oldest.view)
 
     def _take_news(self) -> None:
         """Log what the storage itself has to tell: of a pack, or of a writer in another process."""
-        if self._is_writing:
+        if self._unfinished:
+            # Their serial numbers come before that of the news, and so must they in the log.
             return
         oids = self.storage.sync()
         if oids:
@@ -288,6 +315,7 @@ class SharedStorage:
             if commit in self._queue:
                 self._queue.remove(commit)
                 self._drop(commit)
+                self._give_back(commit)
                 return
         with self._writer:
             pass
@@ -305,26 +333,41 @@ class SharedStorage:
                 f"tried to get {count} new oids from {self.storage}, but {session.given.count} that"
                 " this session was given are not used yet; commit, in smaller transactions"
             )
-        oid_ints = self._spare_oids.take(count)
-        while len(oid_ints) < count:
-            oid_ints.append(str_to_int8(self.storage.new_oid()))
+        # That of the root may have been stored by somebody whom it was not given to.
+        spare = self._spare_oids.take(count)
+        oid_ints = [oid_int for oid_int in spare if self._find(int8_to_str(oid_int)) is None]
+        oid_ints += self._fresh_oids(count - len(oid_ints))
         for oid_int in oid_ints:
             session.given.add(oid_int, oid_int + 1)
         return [int8_to_str(oid_int) for oid_int in oid_ints]
+
+    def _fresh_oids(self, count: int) -> list[int]:
+        storage = self.storage
+        if storage.can_share:
+            # Others may take new oids too.
+            return [str_to_int8(storage.new_oid()) for _ in range(count)]
+        # A storage may keep room for each oid that it gave out, used or not. So it is asked once,
+        # and from there on an oid is the storage's business when it is stored.
+        if self._next_oid_int is None:
+            self._next_oid_int = str_to_int8(storage.new_oid())
+        oid_ints: list[int] = []
+        while len(oid_ints) < count:
+            if self._find(int8_to_str(self._next_oid_int)) is None:
+                oid_ints.append(self._next_oid_int)
+            self._next_oid_int += 1
+        return oid_ints
 
     def _remove_session(self, session: Session) -> None:
         if self._sessions.pop(session, self) is self:
             return
         self._spare_oids.take_all(session.given)
-        if self._sessions:
-            self._log.forget_until(next(iter(self._sessions)).view)
-        else:
-            self._log.forget_until(self._serial)
+        self._forget_seen()
 
     # Writing, each with the writer's lock held.
 
     def _flush(self) -> None:
         with self._lock:
+            self._close_given_up()
             group, self._queue = self._queue, []
         if group:
             self._commit(group)
@@ -336,9 +379,7 @@ class SharedStorage:
             if len(group) == 1:
                 self._finish(group, error)
                 return
-            # What is wrong with one says nothing about the others.
-            for commit in group:
-                self._commit([commit])
+            self._commit_each(group)
         except BaseException as error:
             is_written = self._is_written(group)
             self._finish(group, None if is_written else StorageTransactionError(f"{error!r} came"))
@@ -346,30 +387,35 @@ class SharedStorage:
         else:
             self._finish(group, None)
 
+    def _commit_each(self, group: list[_Commit]) -> None:
+        """Commit one after the other: what is wrong with one says nothing about the others."""
+        for i, commit in enumerate(group, 1):
+            try:
+                self._commit([commit])
+            except BaseException as error:
+                self._finish(group[i:], StorageTransactionError(f"{error!r} came"))
+                raise
+
     def _write(self, group: list[_Commit]) -> None:
         """Store the commits as one transaction; others load meanwhile, if the storage allows."""
         storage, lock = self.storage, self._lock
+        records = (item for commit in group for item in commit.records.items())
+        if not storage.can_load_meanwhile:
+            with lock:
+                self._check_open()
+                storage.begin()
+                for oid, record in records:
+                    storage.store(oid, record)
+                storage.end()
+            return
         with lock:
             self._check_open()
-            self._is_writing = True
-        try:
-            records = (item for commit in group for item in commit.records.items())
-            if not storage.can_load_meanwhile:
-                with lock:
-                    storage.begin()
-                    for oid, record in records:
-                        storage.store(oid, record)
-                    storage.end()
-                return
+            storage.begin()
+        while batch := list(islice(records, _STORE_BATCH)):
             with lock:
-                storage.begin()
-            while batch := list(islice(records, _STORE_BATCH)):
-                with lock:
-                    for oid, record in batch:
-                        storage.store(oid, record)
-            storage.end()
-        finally:
-            self._is_writing = False
+                for oid, record in batch:
+                    storage.store(oid, record)
+        storage.end()
 
     def _is_written(self, group: list[_Commit]) -> bool:
         oid, record = next(iter(group[-1].records.items()))
@@ -380,12 +426,15 @@ class SharedStorage:
         with self._lock:
             for commit in group:
                 self._drop(commit)
-                if error is None:
-                    self._serial = commit.serial
-                    logged = LoggedCommit(commit.serial, tuple(commit.records), commit.overwritten)
-                    self._log.add(logged)
-                    if commit.session in self._sessions:
-                        self._move(commit.session, commit.serial)
+                if error is not None:
+                    self._give_back(commit)
+                    continue
+                self._serial = commit.serial
+                logged = LoggedCommit(commit.serial, tuple(commit.records), commit.overwritten)
+                self._log.add(logged)
+                if commit.session in self._sessions:
+                    self._move(commit.session, commit.serial)
+            self._forget_seen()
         for commit in group:
             commit.done(error)
 
@@ -393,6 +442,17 @@ class SharedStorage:
         self._unfinished.remove(commit)
         for oid in commit.records:
             del self._pending[oid]
+
+    def _give_back(self, commit: _Commit) -> None:
+        """Let the session of a commit that failed use its new oids again."""
+        if not self._strict or commit.overwritten is None:
+            return
+        is_there = commit.session in self._sessions
+        owner = commit.session.given if is_there else self._spare_oids
+        for oid, old in commit.overwritten.items():
+            if old is None and oid != ROOT_OID:
+                oid_int = str_to_int8(oid)
+                owner.add(oid_int, oid_int + 1)
 
     def _step(self, packer: Iterator[object]) -> tuple[bool, object]:
         """Do one step of a pack; tell whether it was the last, and give what it yielded.
@@ -513,17 +573,20 @@ class Session(Storage):
                 handle(sorted(news))
 
     def _end_empty(self, handle: Handler | None) -> None:
-        with self._lock:
-            shared = self._shared
-            stale = shared._log.oids_since(self.view)
-            serial = shared._serial
-        if stale is None:
-            raise ConflictError
-        if handle is not None:
-            if stale:
-                handle(sorted(stale))
+        shared = self._shared
+        told_until = self.view
+        while True:
             with self._lock:
-                shared._move(self, serial)
+                stale = shared._log.oids_since(told_until)
+                if stale is None:
+                    raise ConflictError
+                if handle is None:
+                    return
+                if not stale:
+                    shared._move(self, shared._serial)
+                    return
+                told_until = shared._serial
+            handle(sorted(stale))
 
     def sync(self) -> list[bytes] | None:
         with self._lock:

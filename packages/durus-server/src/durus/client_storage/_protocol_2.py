@@ -136,6 +136,14 @@ class Protocol2:
     # -- frames
 
     def _receive_frame(self, most_bytes: int = _MOST_BYTES) -> tuple[int, int, bytes]:
+        # What most answers are: a frame that came in one piece.
+        buffer, start = self._transport.peek()
+        if len(buffer) >= start + 9:
+            length, kind, number = FRAME_HEADER.unpack_from(buffer, start)
+            end = start + 4 + length
+            if 5 <= length <= most_bytes and end <= len(buffer) and not kind & COMPRESSED:
+                self._transport.skip_to(end)
+                return kind, number, buffer[start + 9 : end]
         length, kind, number = FRAME_HEADER.unpack(self._transport.read(9))
         if not 5 <= length <= most_bytes:
             raise ProtocolError(f"the server says that a frame has {length} bytes")

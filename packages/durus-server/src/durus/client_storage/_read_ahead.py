@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from struct import Struct
 
@@ -29,7 +30,8 @@ class ReadAhead:
     """
 
     def __init__(self) -> None:
-        self._records: dict[bytes, bytes] = {}
+        # Ordered: a plain dictionary looks for its first entry among all those removed before.
+        self._records: OrderedDict[bytes, bytes] = OrderedDict()
         self._size_bytes = 0
         self._budget = _FIRST_BUDGET
         self._put_count = 0
@@ -76,12 +78,15 @@ class ReadAhead:
             if not start + 16 <= stop <= end:
                 raise ProtocolError("the server sent a record that is cut short")
             record = payload[start + 4 : stop]
-            records[record[:8]] = record
+            oid = record[:8]
+            if oid in records:
+                self._size_bytes -= len(records[oid])
+            records[oid] = record
             self._size_bytes += len(record)
             self._put_count += 1
             start = stop
         while self._size_bytes > _MOST_BYTES:
-            self._size_bytes -= len(records.pop(next(iter(records))))
+            self._size_bytes -= len(records.popitem(last=False)[1])
 
     def drop(self, oids: Iterable[bytes]) -> None:
         """Forget records that are stale."""

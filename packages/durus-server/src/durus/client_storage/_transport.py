@@ -116,14 +116,29 @@ class Transport:
             return self._buffer[start:end]
         return self._read_more(length)
 
+    def peek(self) -> tuple[bytes, int]:
+        """Give what has come, at least a byte, and where in it the next byte of an answer is."""
+        if self._position == len(self._buffer):
+            self._buffer = self._receive(_RECEIVE_BYTES)
+            self._position = 0
+        return self._buffer, self._position
+
+    def skip_to(self, position: int) -> None:
+        """Take what `peek()` has shown up to a position."""
+        self._position = position
+
+    def _receive(self, most_bytes: int) -> bytes:
+        data = self._socket.recv(most_bytes)
+        if not data:
+            raise ConnectionResetError("it has hung up")
+        return data
+
     def _read_more(self, length: int) -> bytes:
         parts = [self._buffer[self._position :]]
         missing = length - len(parts[0])
         self._buffer, self._position = b"", 0
         while True:
-            data = self._socket.recv(max(_RECEIVE_BYTES, min(missing, _MOST_RECEIVE_BYTES)))
-            if not data:
-                raise ConnectionResetError("it has hung up")
+            data = self._receive(max(_RECEIVE_BYTES, min(missing, _MOST_RECEIVE_BYTES)))
             if len(data) >= missing:
                 break
             parts.append(data)

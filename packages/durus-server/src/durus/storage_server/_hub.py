@@ -55,6 +55,7 @@ class Hub:
         committer: waits for the disk.
         roots: who makes the root of an empty storage.
         connections: the clients.
+        arriving: those that were accepted, and are no clients yet.
         instance: tells this run of the server from every other, in hex.
         request_stop: asks the server to end.
     """
@@ -77,6 +78,7 @@ class Hub:
         self.committer = Committer(shared, loop, self.metrics, gcbytes)
         self.roots = RootMaking(loop, limits.root_s)
         self.connections: set[ClientConnection] = set()
+        self.arriving: set[Peer] = set()
         self.protocols: Counter[int] = Counter()
         self.instance = os.urandom(16).hex()
         self.request_stop = request_stop
@@ -93,6 +95,7 @@ class Hub:
     def add(self, connection: ClientConnection) -> None:
         """Take note of a new client."""
         self.metrics.accepted += 1
+        self.arriving.discard(connection.peer)
         self.connections.add(connection)
         logger.debug("%s came", connection.peer)
 

@@ -9,12 +9,11 @@ import os
 import resource
 import socket
 import ssl
-from collections.abc import Callable
 
 from durus.logger import logger
 from durus.storage_server._connection import ClientConnection
 from durus.storage_server._hub import Hub
-from durus.storage_server._peer import get_peer
+from durus.storage_server._peer import Peer, get_peer
 
 __all__ = ["Listener", "raise_file_limit"]
 
@@ -72,7 +71,7 @@ class Listener:
         self._most_connections = most_connections
         self._uid = os.geteuid()
         self._numbers = itertools.count(1)
-        self._arriving: set[asyncio.Task[object]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._is_listening = False
         self._is_full = False
         self._is_starved = False
@@ -90,10 +89,10 @@ class Listener:
         self._cease()
         if self._retry is not None:
             self._retry.cancel()
-        if self._arriving:
+        if self._tasks:
             # To cancel one that has a transport already would leave it without connection_lost.
             # Only a handshake of TLS can take long.
-            _, late = await asyncio.wait(self._arriving, timeout=patience_s)
+            _, late = await asyncio.wait(self._tasks, timeout=patience_s)
             for task in late:
                 task.cancel()
 
@@ -141,7 +140,7 @@ class Listener:
 
     def _let_in(self, accepted: socket.socket) -> None:
         hub = self._hub
-        if len(hub.connections) + len(self._arriving) >= self._most_connections:
+        if len(hub.connections) + len(hub.arriving) >= self._most_connections:
             accepted.close()
             hub.metrics.refused += 1
             if not self._is_full:
@@ -159,23 +158,24 @@ class Listener:
             logger.debug("a client left at once: %s", error)
             accepted.close()
             return
-        self._start(self._connect(accepted, lambda: ClientConnection(hub, peer)))
+        hub.arriving.add(peer)
+        task = hub.loop.create_task(self._connect(accepted, peer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    def _start(self, arrival: object) -> None:
-        task: asyncio.Task[object] = self._hub.loop.create_task(arrival)  # type: ignore[arg-type]
-        self._arriving.add(task)
-        task.add_done_callback(self._arriving.discard)
-
-    async def _connect(
-        self, accepted: socket.socket, factory: Callable[[], ClientConnection]
-    ) -> None:
-        context = self._ssl_context
+    async def _connect(self, accepted: socket.socket, peer: Peer) -> None:
+        hub, context = self._hub, self._ssl_context
         timeout_s = self._hub.limits.handshake_s if context is not None else None
         try:
-            await self._hub.loop.connect_accepted_socket(
-                factory, accepted, ssl=context, ssl_handshake_timeout=timeout_s
+            await hub.loop.connect_accepted_socket(
+                lambda: ClientConnection(hub, peer),
+                accepted,
+                ssl=context,
+                ssl_handshake_timeout=timeout_s,
             )
         except OSError as error:
             # ssl.SSLError is one too: a stranger, or a client without TLS.
-            logger.warning("a client was not let in: %s", error)
+            logger.warning("%s was not let in: %s", peer, error)
             accepted.close()
+        finally:
+            hub.arriving.discard(peer)

@@ -66,7 +66,7 @@ class Protocol2(Client):
         super().__init__(hub, connection)
         self._framing = framing
         self._reply = framing.send
-        self._read_ahead = ReadAhead(self._load_record)
+        self._read_ahead = ReadAhead(self._load_record, self.known.__contains__)
         self._is_authenticated = hub.policy.is_proved
         # The transaction that is being assembled: its records, and what is wrong with it already.
         self._records: dict[bytes, bytes] = {}
@@ -106,6 +106,7 @@ class Protocol2(Client):
         return self._answer_load(number, payload[:8], _INT4.unpack_from(payload, 8)[0])
 
     def _answer_load(self, number: int, oid: bytes, budget_bytes: int) -> bool | None:
+        was_known = budget_bytes > 0 and oid in self.known
         try:
             record = self.load(oid)
         except DurusKeyError as error:
@@ -116,7 +117,7 @@ class Protocol2(Client):
             self._fail(number, error)
         else:
             if budget_bytes:
-                self._send_records(number, oid, record, budget_bytes)
+                self._send_records(number, oid, record, budget_bytes, was_known=was_known)
             elif self._framing.compresses:
                 self._reply(Type.RECORDS, number, _INT4.pack(len(record)) + record)
             else:
@@ -125,11 +126,13 @@ class Protocol2(Client):
                 self.connection.send(b"%b%b" % (start, record))
         return None
 
-    def _send_records(self, number: int, oid: bytes, record: bytes, budget_bytes: int) -> None:
+    def _send_records(
+        self, number: int, oid: bytes, record: bytes, budget_bytes: int, *, was_known: bool
+    ) -> None:
         budget_bytes = min(budget_bytes, self.hub.limits.read_ahead_bytes)
         parts = [_INT4.pack(len(record)), record]
         know = self.known.add
-        ahead = self._read_ahead.collect(oid, record, budget_bytes)
+        ahead = self._read_ahead.collect(oid, record, budget_bytes, was_known=was_known)
         for found_oid, found in ahead:
             know(found_oid)
             parts += (_INT4.pack(len(found)), found)
