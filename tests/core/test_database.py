@@ -37,7 +37,6 @@ from durus.serialize import ROOT_OID
 from durus.sessions import Session, SharedStorage
 from durus.storage import MemoryStorage, Storage
 
-
 needs_files = pytest.mark.skipif(
     find_spec("durus.file_storage") is None,
     reason="durus-filestorage is not installed; the environments with every package have it",
