@@ -42,14 +42,18 @@ class Authority:
         self._folder = folder
         self.path = str(folder / f"{name}.pem")
         self._key = str(folder / f"{name}.key")
-        own = ("-x509", *NEW_KEY, "-subj", f"/CN={name}", "-days", "2")
+        # Python 3.13 trusts no authority that does not say what its key is for.
+        use = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        own = ("-x509", *NEW_KEY, "-subj", f"/CN={name}", "-days", "2", *use)
         self._openssl("req", *own, "-keyout", self._key, "-out", self.path)
 
     def sign(self, name: str) -> tuple[str, str]:
         """Make a certificate for a host or a user; give its file and that of its key."""
         paths = [str(self._folder / f"{name}.{kind}") for kind in ("pem", "key", "csr", "ext")]
         certificate, key, request, extension = paths
-        Path(extension).write_text(f"subjectAltName=DNS:{name},IP:127.0.0.1\n")
+        Path(extension).write_text(
+            f"subjectAltName=DNS:{name},IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n"
+        )
         self._openssl(
             "req", "-new", *NEW_KEY, "-subj", f"/CN={name}", "-keyout", key, "-out", request
         )
