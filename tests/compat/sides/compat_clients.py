@@ -6,6 +6,7 @@ Unix socket, "@name", or [host, port], which is how JSON spells a tuple.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -20,7 +21,7 @@ from compat_corpus import big_bytes
 from compat_model import Person
 
 from durus.client_storage import ClientStorage
-from durus.connection import Connection
+from durus.connection import ROOT_OID, Connection
 from durus.error import ConflictError
 from durus.persistent_dict import PersistentDict
 from durus.storage_server import StorageServer
@@ -34,24 +35,40 @@ def _place(address: str | list[Any]) -> Any:
 
 
 def serve(
-    format: str, path: str, address: str | list[Any], readonly: bool = False, **options: Any
+    format: str,
+    path: str,
+    address: str | list[Any],
+    readonly: bool = False,
+    secret: str | None = None,
+    **options: Any,
 ) -> None:
     """Serve a file until somebody stops the server; 4.3 then wants to end the process."""
     storage = compat_files.open_file(format, path, readonly=readonly)
-    server = StorageServer(storage, address=_place(address), **options)
+    if secret is not None:
+        options["secret"] = secret.encode()
     try:
-        server.serve()
+        if readonly:
+            options["readonly"] = True
+        StorageServer(storage, address=_place(address), **options).serve()
     except SystemExit:
         pass
+    except BaseException:
+        storage.close()
+        raise
+    # The end of its process would have disconnected the clients of 4.3's server.
+    gc.collect()
 
 
 # -- clients ---------------------------------------------------------------------------------------
 
 
-def open_client(address: str | list[Any], protocol: int | None = None) -> Any:
-    """Connect; ours may be told to speak as to a server of 4.3."""
+def open_client(
+    address: str | list[Any], protocol: int | None = None, secret: str | None = None
+) -> Any:
+    """Connect; ours may be told to speak as to a server of 4.3, or to prove a secret."""
     storage_class = ClientStorage if protocol is None else _speaking(protocol)
-    return storage_class(address=_place(address))
+    options = {} if secret is None else {"secret": secret.encode()}
+    return storage_class(address=_place(address), **options)
 
 
 def _speaking(protocol: int) -> Any:
@@ -259,9 +276,27 @@ class _DyingSocket:
             _die()
 
 
-def try_to_connect(address: str | list[Any], protocol: int | None = None) -> Any:
+def try_to_connect(address: str | list[Any], secret: str | None = None) -> Any:
     """Give the outcome of opening a client."""
-    return outcome(lambda: open_client(address, protocol).close())
+    return outcome(lambda: open_client(address, secret=secret).close())
+
+
+def stop(address: str | list[Any], secret: str | None = None) -> None:
+    """Have a server of ours stop."""
+    open_client(address, secret=secret).stop_server()
+
+
+def load_root(name: str) -> int:
+    """Ask the server for the root; give how long its record is."""
+    return len(_clients[name].get_storage().load(ROOT_OID))
+
+
+def change_once(address: str | list[Any], **arguments: Any) -> None:
+    """Connect, change one entry as `put` does, commit, and leave."""
+    connect("once", address)
+    put("once", **arguments)
+    _clients["once"].commit()
+    leave("once")
 
 
 def try_to_change(address: str | list[Any], protocol: int | None = None) -> Any:
@@ -277,9 +312,9 @@ def try_to_change(address: str | list[Any], protocol: int | None = None) -> Any:
     return [read, "raises" in outcome(change)]
 
 
-def keys(address: str | list[Any]) -> list[Any]:
+def keys(address: str | list[Any], protocol: int | None = None) -> list[Any]:
     """Give the keys of the root, as a new client sees them."""
-    storage = open_client(address)
+    storage = open_client(address, protocol)
     try:
         return sorted(Connection(storage).get_root())
     finally:

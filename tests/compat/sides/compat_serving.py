@@ -121,16 +121,22 @@ class Servers:
         self._processes: list[SideProcess] = []
         self._idle: dict[str, list[SideProcess]] = {"4.3": [], "ours": []}
 
-    def serve(
-        self, server: str, path: Path, address: Address | None = None, **arguments: Any
-    ) -> Served:
-        """Serve a file, at a Unix socket beside it if nothing else is said."""
+    def start(self, server: str) -> SideProcess:
+        """Give a process in which a server can run."""
         idle = self._idle[server]
         process = idle.pop() if idle else self._side(server).start()
         if process not in self._processes:
             self._processes.append(process)
+        return process
+
+    def serve(
+        self, server: str, path: Path, address: Address | None = None, **arguments: Any
+    ) -> Served:
+        """Serve a file, at a Unix socket beside it if nothing else is said."""
+        process = self.start(server)
         arguments = {"format": "SHELF-1", "path": str(path), **arguments}
-        return Served(process, address or f"{path}.socket", idle.append, **arguments)
+        give_back = self._idle[server].append
+        return Served(process, address or f"{path}.socket", give_back, **arguments)
 
     def close(self) -> None:
         """End all processes."""
