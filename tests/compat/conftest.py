@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent / "sides"))
 
 import compat_environment
 import compat_sides
+from compat_serving import Servers
 from compat_sides import Side
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -54,6 +55,14 @@ def ours() -> Iterator[Side]:
 def side(upstream: Side, ours: Side) -> Callable[[str], Side]:
     """Give a side by its name, "4.3" or "ours"."""
     return {each.name: each for each in (upstream, ours)}.__getitem__
+
+
+@pytest.fixture(scope="session")
+def servers(side: Callable[[str], Side]) -> Iterator[Servers]:
+    """Servers of either version."""
+    servers = Servers(side)
+    yield servers
+    servers.close()
 
 
 @pytest.fixture(params=["SHELF-1", "DFS20"])

@@ -71,8 +71,18 @@ class Side:
         if shared is not None:
             shared.close()
 
-    def run_command(self, *arguments: str) -> str:
-        """Run `durus` with arguments, and give what it prints.
+    def start_command(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start `durus` with arguments; what it prints is not kept."""
+        return subprocess.Popen(
+            [self._python, "-m", "durus", *arguments],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def run_command(self, *arguments: str, input: str = "") -> str:
+        """Run `durus` with arguments and a script on stdin, and give what it prints.
 
         Raises:
             subprocess.CalledProcessError: it ended with another status than 0.
@@ -80,7 +90,7 @@ class Side:
         done = subprocess.run(
             [self._python, "-m", "durus", *arguments],
             env=self._environment(),
-            stdin=subprocess.DEVNULL,
+            input=input,
             stdout=subprocess.PIPE,
             text=True,
             check=True,
@@ -117,17 +127,27 @@ class SideProcess:
         Raises:
             SideError: the task raised.
         """
-        assert self._process.stdin is not None
-        request = json.dumps({"task": task, "arguments": arguments})
-        self._process.stdin.write(request.encode() + b"\n")
-        self._process.stdin.flush()
+        self.send(task, **arguments)
+        return self.receive(task)
+
+    def receive(self, task: str) -> Any:
+        """Wait for the end of a task that was sent, and give its result.
+
+        Raises:
+            SideError: the task raised.
+        """
         reply = json.loads(self._read_line(task))
         if "error" in reply:
             raise SideError(reply["error"], reply["message"], reply["traceback"])
         return reply["result"]
 
+    def has_reply(self) -> bool:
+        """Tell whether the task that was sent has ended, or the process has."""
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout], [], [], 0)[0])
+
     def send(self, task: str, **arguments: Any) -> None:
-        """Ask for a task without waiting for its end: for tasks that do not end."""
+        """Ask for a task without waiting for its end."""
         assert self._process.stdin is not None
         request = json.dumps({"task": task, "arguments": arguments})
         self._process.stdin.write(request.encode() + b"\n")
@@ -144,6 +164,12 @@ class SideProcess:
         except subprocess.TimeoutExpired:
             return
         self._fail("ended before its time")
+
+    def wait_for_end(self) -> int:
+        """Wait until the process has ended in its last task or after it; give its status."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        return self._process.wait(timeout=_REPLY_TIMEOUT_S)
 
     def kill(self) -> None:
         """Kill the process as it is (SIGKILL), and wait until it is gone."""
