@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ from durus.persistent import Persistent
 from durus.serialize import ROOT_OID
 from durus.sessions import Session, SharedStorage
 from durus.storage import MemoryStorage, Storage
+
+needs_files = pytest.mark.skipif(
+    find_spec("durus.file_storage") is None,
+    reason="durus-filestorage is not installed; the environments with every package have it",
+)
 
 
 class Thing(Persistent):
@@ -195,6 +201,7 @@ def test_a_connection_of_another_thread(database: Database) -> None:
         root["n"] = 1
 
 
+@needs_files
 def test_what_a_connection_takes_each_connection_gets(tmp_path: Path) -> None:
     """Cache size, root class and the limits on classes hold for the Connection of each thread."""
     path = tmp_path / "a.durus"
@@ -240,6 +247,7 @@ def test_two_sessions_make_the_root_at_once() -> None:
     assert second.get(ROOT_OID) is second.get_root()
 
 
+@needs_files
 def test_a_storage_that_cannot_be_opened_is_not_left_open(tmp_path: Path) -> None:
     """If the first Connection fails, a storage that was opened for it is closed again."""
     path = tmp_path / "a.durus"
@@ -382,7 +390,14 @@ def test_run_repeats_nothing_but_conflicts(
         assert database.run(add_one) == 2
 
 
-@pytest.mark.parametrize("scheme", ["file:", "file2:", "memory:"])
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        pytest.param("file:", marks=needs_files),
+        pytest.param("file2:", marks=needs_files),
+        "memory:",
+    ],
+)
 def test_threads_lose_no_update(tmp_path: Path, scheme: str) -> None:
     """Eight threads that count in one place by run() lose and double nothing; it is all on disk."""
     url = scheme if scheme == "memory:" else f"{scheme}{tmp_path / 'a.durus'}"
@@ -500,6 +515,7 @@ def test_an_idle_connection_whose_server_is_gone(
 # -- pack
 
 
+@needs_files
 def test_pack_while_others_commit(tmp_path: Path) -> None:
     """A pack removes garbage, loses nothing that is committed meanwhile, and stops nobody."""
     path = tmp_path / "a.durus"
@@ -562,6 +578,7 @@ def test_a_pack_by_the_server(server_url: str) -> None:
 # -- closing
 
 
+@needs_files
 def test_after_close(tmp_path: Path) -> None:
     """A closed Database says so, its Connections too, and its file may be opened at once."""
     path = tmp_path / "a.durus"
@@ -662,6 +679,7 @@ def test_close_waits_for_a_commit_without_a_block() -> None:
         database.connection()
 
 
+@needs_files
 def test_many_threads_while_it_closes(tmp_path: Path) -> None:
     """Threads that work while it is closed finish a transaction or are told; no count is lost."""
     for attempt in range(10):
@@ -689,6 +707,7 @@ def test_many_threads_while_it_closes(tmp_path: Path) -> None:
             assert connection.get_root()["n"] == counted
 
 
+@needs_files
 def test_a_program_that_ends_without_close(tmp_path: Path) -> None:
     """A program that just ends, threads and all, says nothing and loses nothing."""
     program = """if True:
@@ -719,6 +738,7 @@ def test_a_program_that_ends_without_close(tmp_path: Path) -> None:
 # -- forks
 
 
+@needs_files
 def test_a_child_does_not_use_its_parents_file(tmp_path: Path) -> None:
     """In a child process a Database on a file says whose it is, whatever is tried."""
     with Database(tmp_path / "a.durus") as database:
@@ -744,6 +764,7 @@ def test_a_child_does_not_use_its_parents_file(tmp_path: Path) -> None:
         assert connection.get_root()["n"] == 2
 
 
+@needs_files
 def test_a_child_of_a_block(tmp_path: Path) -> None:
     """A block in which the process forks is its parent's: in the child it cannot commit."""
     path = tmp_path / "a.durus"
@@ -759,6 +780,7 @@ def test_a_child_of_a_block(tmp_path: Path) -> None:
         assert dict(connection.get_root()) == {"n": 1}
 
 
+@needs_files
 def test_a_child_while_other_threads_work(tmp_path: Path) -> None:
     """A fork during other threads' transactions blocks neither process, and loses nothing."""
     path = tmp_path / "a.durus"
@@ -818,6 +840,7 @@ def test_a_child_of_a_database_made_of_a_storage() -> None:
         assert database.run(add_one) == 1
 
 
+@needs_files
 def test_a_child_does_not_use_its_parents_connection(tmp_path: Path) -> None:
     """A Connection says so in a child process, whatever is tried; closing it there does nothing."""
     path = tmp_path / "a.durus"
@@ -853,6 +876,7 @@ def test_a_child_does_not_use_its_parents_connection(tmp_path: Path) -> None:
         assert root["x"] == 1
 
 
+@needs_files
 def test_a_child_may_open_its_own(tmp_path: Path) -> None:
     """A Connection that a child opens after the fork works there, and so does a Database."""
 

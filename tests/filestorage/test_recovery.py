@@ -223,6 +223,28 @@ def test_unfinished_transaction_of_durus_4_3_is_torn(
     assert path.stat().st_size == end
 
 
+@pytest.mark.parametrize(
+    "left",
+    [bytes(8), bytes(24), bytes(8) + int8_to_str(100), bytes(8) + int8_to_str(100) + b"entry"],
+    ids=["empty", "three empty ones", "a length", "an entry"],
+)
+def test_what_our_clients_stored_with_a_server_of_durus_4_3_is_kept(
+    path: Path, three_commits: States, contents: Contents, left: bytes
+) -> None:
+    """Whole transactions of 4.3 with records of our form count, whatever 4.3 began after them."""
+    state = dict(three_commits[-1][1])
+    state[9] = make_record(int8_to_str(9))
+    with path.open("ab") as file:
+        file.write(_old_transaction(state[9]))
+        end = file.tell()
+        file.write(left)
+    with FileStorage(path, readonly=True) as storage:
+        assert contents(storage) == state
+    with FileStorage(path) as storage:
+        assert contents(storage) == state
+    assert path.stat().st_size == end
+
+
 def test_damaged_transaction_of_durus_4_3_before_a_whole_one(
     path: Path, three_commits: States
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from durus.database import Database
-from durus.error import ReadConflictError
+from durus.error import DurusKeyError, ReadConflictError
 from durus.sessions import Session, SharedStorage
 from durus.storage import MemoryStorage
 
@@ -77,20 +77,38 @@ class Fussy(Right):
 
 EXPECTED = {
     Right: set(),
-    Careless: {"write skew (G2)", "wrong state"},
+    Careless: {"write skew (G2)", "lost update", "wrong state"},
     Sleepy: {"stale read (real time)"},
-    Forgetful: {"lost commit", "wrong state"},
+    Forgetful: {"lost commit", "lost object", "wrong state"},
     Unsteady: {"read skew (G-single)"},
     Fussy: {"conflict of a reader"},
 }
 
 
+# Which threads meet is chance: what a wrong storage does is shown by one of so many histories.
+_MOST_HISTORIES = 20
+
+
 @pytest.mark.parametrize("wrong", EXPECTED)
 def test_the_workload_shows_what_is_wrong(wrong: type[Right], folder: Path) -> None:
-    """For each way to be wrong the history has the anomaly that it makes; else it has none."""
+    """For each way to be wrong a history has an anomaly that it makes; else it has none."""
+    found: set[str] = set()
+    for seed in range(_MOST_HISTORIES if EXPECTED[wrong] else 1):
+        found |= _anomalies(wrong, folder / str(seed), seed)
+        if found & EXPECTED[wrong]:
+            return
+    assert found == EXPECTED[wrong]
+
+
+def _anomalies(wrong: type[Right], folder: Path, seed: int) -> set[str]:
+    folder.mkdir()
     with Database(wrong(), CACHE_SIZE) as database:
         size = Size(1, 8, 100)
         prepare(database, size)
-        work(database, folder, 0, "zoo", lambda: None)
-        found = {anomaly.kind for anomaly in check([*read_histories(folder), read_all(database)])}
-    assert found & EXPECTED[wrong] or found == EXPECTED[wrong] == set(), found
+        try:
+            work(database, folder, 0, f"zoo {seed}", lambda: None)
+            histories = [*read_histories(folder), read_all(database)]
+        except DurusKeyError:
+            # What was stored refers to what was not.
+            return {"lost object"}
+        return {anomaly.kind for anomaly in check(histories)}

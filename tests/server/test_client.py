@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -169,16 +168,6 @@ def test_an_empty_secret_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"\n")
     with pytest.raises(ValueError, match="empty"):
         open_storage(f"durus+unix:{tmp_path}/s?secret_file={tmp_path}/secret")
-
-
-def test_tls_with_one_who_does_not_speak_it_is_refused(
-    tmp_path: Path, storage: MemoryStorage
-) -> None:
-    """A client that wants TLS says so to a server without it, and nothing else."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    with serving(tmp_path, storage), pytest.raises(AuthenticationError, match="TLS"):
-        ClientStorage(address=str(tmp_path / "s"), tls=context)
 
 
 # -- the contract's corners

@@ -28,6 +28,9 @@ __all__ = ["corruption_error", "judge_tail"]
 
 _OIDS_SHOWN = 8
 
+# What a disk writes whole or not at all.
+_SECTOR_BYTES = 512
+
 
 def judge_tail(file: File, format: Format, tip: Tip, damage: DamageError, limit: int) -> int:
     """Decide what the bytes from `tip.end` on are, which are no whole transaction.
@@ -60,7 +63,7 @@ def judge_tail(file: File, format: Format, tip: Tip, damage: DamageError, limit:
     if follower:
         proof = f"a whole transaction at offset {follower} follows it"
         raise corruption_error(file, format, damage, proof, limit)
-    if tip.unproven and _is_start_of_torn(file, format, tip, own):
+    if tip.unproven and _is_start_of_torn(file, format, tip, own, limit):
         return tip.unproven
     return tip.end
 
@@ -89,16 +92,26 @@ def _follows_sync(file: File, format: Format, commit_offset: int) -> bool:
     return commit is not None and commit.follows_sync
 
 
-def _is_start_of_torn(file: File, format: Format, tip: Tip, own: tuple[int, Commit] | None) -> bool:
+def _is_start_of_torn(
+    file: File, format: Format, tip: Tip, own: tuple[int, Commit] | None, limit: int
+) -> bool:
     """Tell whether the last transaction, which has no commit record, is a part of the torn tail.
 
     A length that lost a byte can end at an entry inside its transaction. What it then spans looks
     like a transaction of Durus 4.3, and the rest like a torn tail. It is one of ours if it agrees
     with the commit record in the rest but for its length, or if its last record is of our form.
+
+    Records of our form are in transactions of 4.3 too: its server stores what our clients send. So
+    what follows must not look as 4.3 leaves it, which begins a transaction with a length of zero.
+    In ours the length of an entry would stand there, or zeros from one sector that was lost on.
     """
     start = tip.unproven
     if own is not None and format.is_whole_but_for_length(file, start, *own):
         return True
+    rest = file.read(tip.end, min(_SECTOR_BYTES, limit - tip.end))
+    zeros = len(rest) - len(rest.lstrip(b"\0"))
+    if 8 <= zeros < _SECTOR_BYTES:
+        return False
     last = b""
     for _, _, record in format.gen_objects(file, start, tip.end):
         last = record

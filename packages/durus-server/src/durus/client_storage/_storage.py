@@ -136,8 +136,14 @@ class ClientStorage(Storage):
             if self._choose(transport, 1) != 1:
                 raise ProtocolError(f"what answers at {self._address} is no server of Durus")
             return Protocol1(transport)
-        except BaseException:
+        except BaseException as error:
             transport.close()
+            cause = error.__cause__
+            if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
+                # A server says only after the handshake that it does not take our certificate.
+                raise AuthenticationError(
+                    f"the server at {self._address} refused this client: {cause}"
+                ) from cause
             raise
 
     def _open_transport(self) -> Transport:
@@ -150,7 +156,11 @@ class ClientStorage(Storage):
                 connected = self._tls.wrap_socket(connected, server_hostname=name)
             except (OSError, ValueError) as error:
                 connected.close()
-                raise AuthenticationError(
+                # Who hangs up in the middle may come back; who refuses, or is refused, will not.
+                is_lost = not isinstance(error, ssl.SSLError | ValueError)
+                is_lost = is_lost or isinstance(error, ssl.SSLEOFError)
+                kind = StorageDisconnectedError if is_lost else AuthenticationError
+                raise kind(
                     f"cannot speak TLS with the server at {self._address}: {error}"
                 ) from error
         return Transport(connected, str(self._address), self._timeout_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import suppress
+from ssl import SSLWantReadError, SSLWantWriteError
 
 from durus.error import DurusError, StorageDisconnectedError
 
@@ -79,11 +80,9 @@ class Transport:
                 data = self._socket.recv(_RECEIVE_BYTES)
             finally:
                 self._socket.settimeout(self._timeout_s)
-        except (BlockingIOError, InterruptedError):
+        except (BlockingIOError, InterruptedError, SSLWantReadError, SSLWantWriteError):
             return
         except OSError as error:
-            if type(error).__name__ in {"SSLWantReadError", "SSLWantWriteError"}:
-                return
             self.close()
             raise self._lost(f"was lost: {error.strerror or error}") from error
         if not data:
