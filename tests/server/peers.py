@@ -302,14 +302,15 @@ class ServerProcess:
         self, folder: Path, options: str = "", setup: str = "", *, quiet: bool = False
     ) -> None:
         self.path = folder / "s"
+        redirection = f"sys.stderr = open({str(folder / 'log')!r}, 'w')" if quiet else ""
         source = f"""
 import logging, sys
+{redirection}
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 from durus.file_storage import FileStorage
 from durus.storage_server import Limits, StorageServer
 {setup}
 server = StorageServer(FileStorage({str(folder / "f")!r}), address={str(self.path)!r}, {options})
-{"logging.root.handlers[0].setStream(open(" + repr(str(folder / "log")) + ", 'w'))" * quiet}
 server.serve()
 """
         self.process = subprocess.Popen([sys.executable, "-c", source], stderr=subprocess.PIPE)
