@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from durus.storage import MemoryStorage, Storage
-from durus.storage_server import StorageServer
+from durus.storage_server import StorageServer, wait_for_server
 from durus.testing import make_record
 from durus.utils import int8_to_str
 
@@ -57,8 +57,13 @@ class Peer:
     def __init__(self, path: str | Path | tuple[str, int]) -> None:
         family = socket.AF_INET if isinstance(path, tuple) else socket.AF_UNIX
         self.socket = socket.socket(family)
+        try:
+            # Without a timeout: with one, a server that has many waiting would be an error at once.
+            self.socket.connect(path if isinstance(path, tuple) else str(path))
+        except OSError:
+            self.socket.close()
+            raise
         self.socket.settimeout(_PATIENCE_S)
-        self.socket.connect(path if isinstance(path, tuple) else str(path))
 
     def __enter__(self) -> Self:
         return self
@@ -290,12 +295,17 @@ class ServerProcess:
         folder: where its file and socket are.
         options: source of the keyword arguments of StorageServer.
         setup: source that runs first.
+        quiet: have it log to a file, for more lines than somebody reads.
     """
 
-    def __init__(self, folder: Path, options: str = "", setup: str = "") -> None:
+    def __init__(
+        self, folder: Path, options: str = "", setup: str = "", *, quiet: bool = False
+    ) -> None:
         self.path = folder / "s"
+        redirection = f"sys.stderr = open({str(folder / 'log')!r}, 'w')" if quiet else ""
         source = f"""
 import logging, sys
+{redirection}
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 from durus.file_storage import FileStorage
 from durus.storage_server import Limits, StorageServer
@@ -305,7 +315,10 @@ server.serve()
 """
         self.process = subprocess.Popen([sys.executable, "-c", source], stderr=subprocess.PIPE)
         self.lines: list[str] = []
-        self.wait_for("serving ")
+        if quiet:
+            wait_for_server(address=str(self.path), sleeptime=0.02)
+        else:
+            self.wait_for("serving ")
 
     def __enter__(self) -> Self:
         return self

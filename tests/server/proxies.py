@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from durus._wire.address import SocketAddress, UnixDomainSocketAddress
+from durus.error import StorageDisconnectedError
 
 __all__ = ["Direction", "Proxy"]
 
@@ -77,7 +78,11 @@ class Proxy:
                 client.sendall(pack(">L", 1))
                 client.close()
                 continue
-            server = self._server.get_connected_socket()
+            try:
+                server = self._server.get_connected_socket()
+            except StorageDisconnectedError:
+                client.close()
+                continue
             if self.is_old:
                 server.sendall(b"V" + pack(">L", 1))
             pair = self._newest = _Pair(client, server)

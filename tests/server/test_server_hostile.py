@@ -315,7 +315,7 @@ def test_a_flood_of_new_connections(tmp_path: Path, storage: MemoryStorage) -> N
     with serving(tmp_path, storage), OldPeer(tmp_path / "s") as good:
         for number in range(2000):
             with socket.socket(socket.AF_UNIX) as flood:
-                flood.settimeout(60)
+                # Without a timeout: with one, a server with a long queue is an error at once.
                 flood.connect(str(tmp_path / "s"))
                 if number % 2:
                     flood.send(b"V\0\0\0\2"[: number % 6])

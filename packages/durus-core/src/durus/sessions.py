@@ -334,8 +334,9 @@ class SharedStorage:
                 " this session was given are not used yet; commit, in smaller transactions"
             )
         # That of the root may have been stored by somebody whom it was not given to.
-        spare = self._spare_oids.take(count)
-        oid_ints = [oid_int for oid_int in spare if self._find(int8_to_str(oid_int)) is None]
+        if 0 in self._spare_oids and self._find(ROOT_OID) is not None:
+            self._spare_oids.discard(0)
+        oid_ints = self._spare_oids.take(count)
         oid_ints += self._fresh_oids(count - len(oid_ints))
         for oid_int in oid_ints:
             session.given.add(oid_int, oid_int + 1)

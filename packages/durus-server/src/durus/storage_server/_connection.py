@@ -242,13 +242,8 @@ class ClientConnection(asyncio.Protocol):
                 taken += 1
                 if taken >= _TURN_REQUESTS or self._turn_bytes > _TURN_BYTES:
                     self._end_turn()
-        except ProtocolError as error:
-            self.speaker.complain(error)
-            self.drop(str(error))
-        except Exception:  # noqa: BLE001 - whatever it is, the others are served
-            # A mistake of ours, or of the storage's, which costs this client its connection only.
-            logger.exception("failed at a request of %s", self.peer)
-            self.close()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others are served
+            self._fail(error)
         if self._is_closing:
             return
         if start < end:
@@ -263,6 +258,16 @@ class ClientConnection(asyncio.Protocol):
             self._note_rest(0)
         if self._is_reading_paused and not self._is_busy():
             self._resume_reading()
+
+    def _fail(self, error: Exception) -> None:
+        """End the connection because of what a request of its led to."""
+        if isinstance(error, ProtocolError):
+            self.speaker.complain(error)
+            self.drop(str(error))
+            return
+        # A mistake of ours, or of the storage's, which costs this client its connection only.
+        logger.error("failed at a request of %s", self.peer, exc_info=error)
+        self.close()
 
     def _send_replies(self) -> None:
         replies = self._replies
@@ -291,7 +296,10 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._replies is not None:
             self._turn_bytes = 0
-            self._send_replies()
+            try:
+                self._send_replies()
+            except Exception as error:  # noqa: BLE001 - as for what is short
+                self._fail(error)
         if self._is_busy():
             return
         if len(self._rest) >= max(1, self.wanted_bytes):

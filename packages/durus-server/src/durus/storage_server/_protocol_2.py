@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from struct import Struct
 from typing import TYPE_CHECKING, ClassVar
 
@@ -47,8 +48,9 @@ _CONFLICT = _INT4.pack(READ_CONFLICT)
 
 _FEW_BYTES = 64 << 10
 
-# How many oids to take before the other clients have their turn.
-_OIDS_BATCH = 4096
+# How many oids to give, and records to take, before the other clients have their turn.
+_OIDS_BATCH = 1024
+_RECORDS_BATCH = 500
 
 # Answers to LOAD_MANY are put together until they are that long.
 _PART_BYTES = 128 << 10
@@ -217,7 +219,17 @@ class Protocol2(Client):
             )
             return
         self.hub.hold(self.connection, len(payload))
-        self._records.update(_gen_oid_record(payload))
+        if len(payload) <= _FEW_BYTES:
+            self._records.update(_gen_oid_record(payload))
+        else:
+            self.connection.send_all(self._gen_store(payload))
+
+    def _gen_store(self, payload: bytes) -> Iterator[bytes]:
+        """Take a long STORE part by part; there is nothing to answer."""
+        records = _gen_oid_record(payload)
+        while batch := list(islice(records, _RECORDS_BATCH)):
+            self._records.update(batch)
+            yield END_OF_TURN
 
     def _commit(self, number: int, payload: bytes) -> bool | None:
         if self._commits_under_way:
