@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Literal, Self
 
 from durus._wire.address import SocketAddress, UnixDomainSocketAddress
-from durus.error import StorageDisconnectedError
 
 __all__ = ["Direction", "Proxy"]
 
@@ -74,23 +73,26 @@ class Proxy:
                 client, _ = self._listening.accept()
             except OSError:
                 return
-            if self.is_old and client.recv(5) == b"V" + pack(">L", 2):
-                client.sendall(pack(">L", 1))
-                client.close()
-                continue
             try:
-                server = self._server.get_connected_socket()
-            except StorageDisconnectedError:
+                self._connect(client)
+            except OSError:
+                # One of them has gone already; the next client may come all the same.
                 client.close()
-                continue
-            if self.is_old:
-                server.sendall(b"V" + pack(">L", 1))
-            pair = self._newest = _Pair(client, server)
-            if self._next_cut is not None:
-                pair.cut(*self._next_cut)
-                self._next_cut = None
-            self._start(partial(pair.pump, "request", client, server))
-            self._start(partial(pair.pump, "reply", server, client))
+
+    def _connect(self, client: socket.socket) -> None:
+        if self.is_old and client.recv(5) == b"V" + pack(">L", 2):
+            client.sendall(pack(">L", 1))
+            client.close()
+            return
+        server = self._server.get_connected_socket()
+        pair = self._newest = _Pair(client, server)
+        if self.is_old:
+            server.sendall(b"V" + pack(">L", 1))
+        if self._next_cut is not None:
+            pair.cut(*self._next_cut)
+            self._next_cut = None
+        self._start(partial(pair.pump, "request", client, server))
+        self._start(partial(pair.pump, "reply", server, client))
 
 
 class _Pair:
