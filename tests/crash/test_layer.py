@@ -158,7 +158,7 @@ def test_wrong_journal_is_caught(tmp_path: Path, flag: str) -> None:
     if flag == "length_first":
         flags["checks"] = False
     (tmp_path / "live").mkdir()
-    states = record(tmp_path / "live", **flags).states()
+    states = record(tmp_path / "live", **flags).states(0)
     assert not all(is_right(state, tmp_path / "cut", **flags) for state in states)
 
 

@@ -157,6 +157,12 @@ class OldPeer(Peer):
         self.end_commit(*records)
         return self.read(1)
 
+    def tries_to_commit(self, *records: bytes) -> bool:
+        """Say whether the commit was done; if not, it was for a conflict."""
+        letter = self.commit(*records)
+        assert letter in b"OI"
+        return letter == b"O"
+
 
 def transaction_1(*records: bytes) -> bytes:
     """Make the second half of a commit of protocol 1."""
@@ -264,6 +270,13 @@ class NewPeer(Peer):
         """Commit what must go through at once; give the stale oids that come with the answer."""
         self.store(*records)
         return split_numbers(self.expect(COMMITTED, COMMIT))
+
+    def tries_to_commit(self, *records: bytes) -> bool:
+        """Say whether the commit was done; if not, it was for a conflict."""
+        self.store(*records)
+        answer, payload = self.ask(COMMIT)
+        assert answer == COMMITTED or json.loads(payload)["error"] == "WriteConflictError", payload
+        return answer == COMMITTED
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.expect(STATUS_IS, STATUS))
