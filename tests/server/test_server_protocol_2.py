@@ -84,6 +84,30 @@ def test_a_request_may_arrive_byte_by_byte(tmp_path: Path, storage: MemoryStorag
         assert peer.read_frame() == (RECORDS, 9, pack(">L", len(record(1))) + record(1))
 
 
+def test_transactions_need_not_wait_for_each_other(tmp_path: Path, storage: MemoryStorage) -> None:
+    """A client may send the next transaction, about what it has just made, before an answer."""
+    with serving(tmp_path, storage), NewPeer(tmp_path / "s") as peer:
+        [new] = peer.new_oids(1)
+        for round_ in range(20):
+            peer.store(record(1, [2, new], b"%d" % round_), record(new, payload=b"%d" % round_))
+            peer.send_frame(COMMIT)
+        for _ in range(20):
+            assert peer.read_frame()[0] == COMMITTED
+        assert peer.load(new) == [record(new, payload=b"19")]
+
+
+def test_a_record_that_is_refused_is_an_error_of_the_commit(
+    tmp_path: Path, storage: MemoryStorage
+) -> None:
+    """Nothing answers a STORE; what is wrong with it is the answer to the COMMIT, and is over."""
+    with serving(tmp_path, storage), NewPeer(tmp_path / "s") as peer:
+        peer.store(record(1, payload=b"bad")[:-1], record(2))
+        peer.store(record(3))
+        assert peer.error(COMMIT)["error"] == "CorruptRecordError"
+        assert peer.commit(record(2, payload=b"good")) == []
+        assert storage.load(int8_to_str(2)) == record(2, payload=b"good")
+
+
 def test_read_ahead_brings_what_is_referred_to(tmp_path: Path, storage: MemoryStorage) -> None:
     """With a budget, the records that the one asked for refers to come along, within the budget."""
     size = len(record(1)) + 4

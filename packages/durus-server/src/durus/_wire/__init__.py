@@ -152,7 +152,7 @@ def pack_frame(kind: int, number: int, payload: bytes = b"") -> bytes:
     return FRAME_HEADER.pack(len(payload) + 5, kind, number) + payload
 
 
-def decompress(payload: bytes, most_bytes: int) -> bytes:
+def decompress(payload: bytes | memoryview, most_bytes: int) -> bytes:
     """Undo what the COMPRESSED flag says, in bounded memory.
 
     Raises:

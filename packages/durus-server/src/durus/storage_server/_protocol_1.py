@@ -179,15 +179,21 @@ class Protocol1(Client):
             return self._want(start, 4 + size)
         self._is_commit_begun = False
         if size:
-            self._store(_split_transaction(data, start + 4, end))
-        self.told.clear()
+            self.connection.send_all(self._gen_commit(memoryview(data)[start + 4 : end]))
+        else:
+            self.give_up()
         return end
 
-    def _store(self, records: dict[bytes, bytes]) -> None:
+    def _gen_commit(self, transaction: memoryview) -> Iterator[bytes]:
+        """Store a transaction part by part and hand it on; the answer comes later."""
         try:
-            self.commit(records, self._answer_commit)
+            yield from self.gen_store(_gen_oid_record(transaction), len(transaction))
+            self.commit(self._answer_commit)
         except ConflictError:
+            self.give_up()
             self._refuse()
+        except ProtocolError:
+            raise
         except DurusError as error:
             self._fail("commit", error)
         else:
@@ -268,25 +274,26 @@ class Protocol1(Client):
     }
 
 
-def _split_transaction(data: bytes, start: int, end: int) -> dict[bytes, bytes]:
-    """Give the records of a transaction by oid.
+def _gen_oid_record(transaction: memoryview) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (oid, record) of a transaction.
 
     Raises:
         ProtocolError: its lengths do not add up, or an oid comes twice.
     """
-    records: dict[bytes, bytes] = {}
+    seen: set[bytes] = set()
+    start, end = 0, len(transaction)
     while start < end:
         if end - start < 4:
             raise ProtocolError("its transaction ends inside a length")
-        (size,) = _INT4.unpack_from(data, start)
+        (size,) = _INT4.unpack_from(transaction, start)
         start += 4
         if not _SHORTEST_ENTRY_BYTES <= size <= end - start:
             raise ProtocolError(
                 f"its transaction has a record of {size} bytes with {end - start} left"
             )
-        oid = data[start : start + 8]
-        if oid in records:
+        oid = bytes(transaction[start : start + 8])
+        if oid in seen:
             raise ProtocolError(f"its transaction stores oid {int.from_bytes(oid, 'big')} twice")
-        records[oid] = data[start + 8 : start + size]
+        seen.add(oid)
+        yield oid, bytes(transaction[start + 8 : start + size])
         start += size
-    return records
