@@ -252,8 +252,7 @@ class SharedStorage:
             The news, or None if the commit is in the queue.
 
         Raises:
-            ConflictError: it stores what others changed, or refers to what a pack removed.
-            UnissuedOidError: it stores under an oid that is not its session's.
+            ConflictError: it stores what others changed, or refers to what is not there.
         """
         self._check_open()
         news = self._log.oids_since(told_until)
@@ -289,11 +288,14 @@ class SharedStorage:
         if missing:
             raise WriteConflictError(sorted(missing))
 
-    def _examine(self, commit: _Commit, oid: bytes) -> None:
+    def _examine(self, commit: _Commit, oid: bytes, record: bytes) -> None:
         """Look up what must be known of a record before a session that is not trusted commits it.
 
         What is found stays true for as long as the session does not move: whatever else changes is
         news to it, and a conflict.
+
+        Raises:
+            UnissuedOidError: the oid is new, and not its session's.
         """
         old = self._find(oid)
         overwritten = commit.overwritten
@@ -308,24 +310,20 @@ class SharedStorage:
                     commit.extra_bytes -= commit.overwritten_bytes
                     commit.overwritten = None
         if old is None and oid != ROOT_OID:
-            commit.new_oids.add(oid)
             if str_to_int8(oid) not in commit.session.given:
-                commit.unissued.add(oid)
-        for ref in set(_refs(commit.records[oid])).difference(_refs(old)):
-            if ref not in commit.records and self._find(ref) is None:
+                raise UnissuedOidError(oid)
+            commit.new_oids.add(oid)
+        for ref in set(_refs(record)).difference(_refs(old)):
+            if ref != oid and ref not in commit.records and self._find(ref) is None:
                 commit.absent.add(ref)
                 commit.extra_bytes += _ENTRY_BYTES
 
     def _check_examined(self, commit: _Commit) -> None:
-        given = commit.session.given
-        for oid in commit.unissued:
-            if str_to_int8(oid) not in given:
-                raise UnissuedOidError(oid)
         missing = commit.absent.difference(commit.records)
         # One may have been referred to by a record that was stored again, without it.
         if missing and (missing := missing & commit.refs()):
             raise WriteConflictError(sorted(missing))
-        given.discard_oids(commit.new_oids)
+        commit.session.given.discard_oids(commit.new_oids)
 
     def _find(self, oid: bytes) -> bytes | None:
         try:
@@ -540,11 +538,11 @@ class Session(Storage):
             raise StorageTransactionError("store() needs a begin() first")
         check_record(oid, record)
         oid, record = bytes(oid), bytes(record)
-        transaction.records[oid] = record
-        transaction.record_bytes += len(record)
         if self._shared._strict:
             with self._lock:
-                self._shared._examine(transaction, oid)
+                self._shared._examine(transaction, oid, record)
+        transaction.records[oid] = record
+        transaction.record_bytes += len(record)
 
     def end(self, handle_invalidations: Handler | None = None) -> None:
         outcome: list[BaseException | None] = []
@@ -616,9 +614,9 @@ class Session(Storage):
     def _examine_again(self, transaction: _Commit) -> None:
         """Look up what was looked up before the session moved."""
         transaction.forget_examined()
-        for oid in transaction.records:
+        for oid, record in transaction.records.items():
             with self._lock:
-                self._shared._examine(transaction, oid)
+                self._shared._examine(transaction, oid, record)
 
     def _end_empty(self, handle: Handler | None) -> None:
         shared = self._shared
@@ -707,7 +705,6 @@ class _Commit:
             where no other session can ask for them, or where they are too many.
         overwritten_bytes: how long these are.
         new_oids: those of records that replace none, where its session is not trusted.
-        unissued: those of the new that the session had not been given.
         absent: what it refers to and is not there.
         extra_bytes: how much memory all this takes, about.
     """
@@ -723,7 +720,6 @@ class _Commit:
         "records",
         "serial",
         "session",
-        "unissued",
         "view",
     )
 
@@ -745,7 +741,6 @@ class _Commit:
         self.overwritten: dict[bytes, bytes | None] | None = {} if is_strict else None
         self.overwritten_bytes = self.extra_bytes = 0
         self.new_oids: set[bytes] = set()
-        self.unissued: set[bytes] = set()
         self.absent: set[bytes] = set()
 
     def refs(self) -> set[bytes]:

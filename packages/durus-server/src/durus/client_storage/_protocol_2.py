@@ -136,14 +136,6 @@ class Protocol2:
     # -- frames
 
     def _receive_frame(self, most_bytes: int = _MOST_BYTES) -> tuple[int, int, bytes]:
-        # What most answers are: a frame that came in one piece.
-        buffer, start = self._transport.peek()
-        if len(buffer) >= start + 9:
-            length, kind, number = FRAME_HEADER.unpack_from(buffer, start)
-            end = start + 4 + length
-            if 5 <= length <= most_bytes and end <= len(buffer) and not kind & COMPRESSED:
-                self._transport.skip_to(end)
-                return kind, number, buffer[start + 9 : end]
         length, kind, number = FRAME_HEADER.unpack(self._transport.read(9))
         if not 5 <= length <= most_bytes:
             raise ProtocolError(f"the server says that a frame has {length} bytes")
@@ -193,10 +185,19 @@ class Protocol2:
 
     def _ask(self, kind: int, payload: bytes, answer: int, read: Callable[[bytes], _T]) -> _T:
         """Send a request, and give what `read` makes of its answer."""
-        with self._transport:
-            _, found = self._receive(self._send(kind, payload), answer)
+        transport = self._transport
+        with transport:
+            number = self._number = self._number % 0xFFFFFFFF + 1
+            data = transport.exchange(self._pack(kind, number, payload))
+            # What most answers are: one frame, which came in one piece.
+            size = len(data)
+            if size >= 9 and FRAME_HEADER.unpack_from(data) == (size - 4, answer, number):
+                transport.take_all()
+                found = data[9:]
+            else:
+                _, found = self._receive(number, answer)
             result = read(found)
-            self._transport.finish()
+            transport.finish()
         return result
 
     # -- requests

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Client", "StaleError"]
 
 # How many records to take before the other clients have their turn.
-_TURN_RECORDS = 100
+_TURN_RECORDS = 25
 
 
 class StaleError(ConflictError):

@@ -52,7 +52,7 @@ class Framing:
         self.compresses = False
 
     def take(
-        self, commands: Mapping[int, Command], speaker: object, data: bytes, start: int
+        self, commands: Mapping[int, Command], speaker: object, data: bytes | bytearray, start: int
     ) -> int:
         """Call the method of the request at `data[start]`; see `Speaker.take`."""
         have = len(data) - start
@@ -80,7 +80,7 @@ class Framing:
         if command.most_bytes is None:
             payload = memoryview(data)[start + 9 : end]
         else:
-            payload = data[start + 9 : end]
+            payload = bytes(data[start + 9 : end])
         if kind & COMPRESSED:
             payload = self._decompress(payload, most_bytes)
         return start if command.method(speaker, number, payload) is LATER else end

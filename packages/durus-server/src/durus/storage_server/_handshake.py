@@ -56,7 +56,7 @@ class Handshake:
         }
         return json.dumps(hello).encode()
 
-    def take(self, data: bytes, start: int) -> int:
+    def take(self, data: bytes | bytearray, start: int) -> int:
         return self._framing.take(self._COMMANDS, self, data, start)
 
     def _take_hello(self, number: int, payload: bytes) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Hub", "Policy"]
 
+_BUFFER_BYTES = 256 << 10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -54,6 +56,7 @@ class Hub:
         metrics: what is counted.
         committer: waits for the disk.
         roots: who makes the root of an empty storage.
+        buffer: where whatever a client sends arrives.
         connections: the clients.
         arriving: those that were accepted, and are no clients yet.
         instance: tells this run of the server from every other, in hex.
@@ -77,6 +80,7 @@ class Hub:
         self.metrics = Metrics()
         self.committer = Committer(shared, loop, self.metrics, gcbytes)
         self.roots = RootMaking(loop, limits.root_s)
+        self.buffer = memoryview(bytearray(_BUFFER_BYTES))
         self.connections: set[ClientConnection] = set()
         self.arriving: set[Peer] = set()
         self.protocols: Counter[int] = Counter()

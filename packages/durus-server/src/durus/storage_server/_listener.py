@@ -18,7 +18,7 @@ from durus.storage_server._peer import Peer, get_peer
 __all__ = ["Listener", "raise_file_limit"]
 
 # At most that many new clients before those that are there have their turn.
-_BATCH = 8
+_BATCH = 1
 
 # What the system is out of for a while, as long as others hold it.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from struct import Struct
 from typing import TYPE_CHECKING, ClassVar
 
-from durus._wire import MAX_LOAD_MANY, MAX_NEW_OIDS, NOT_STORED, READ_CONFLICT, Type
+from durus._wire import FRAME_HEADER, MAX_LOAD_MANY, MAX_NEW_OIDS, NOT_STORED, READ_CONFLICT, Type
 from durus.error import (
     AuthenticationError,
     ConflictError,
@@ -40,6 +40,10 @@ _INT4 = Struct(">L")
 _INT8 = Struct(">Q")
 _LOAD_FRAME = Struct(">LBL8sL")
 _ONE_RECORD_START = Struct(">LBLL")
+_NOTHING_STALE = Struct(">LBLB")
+
+# Plain numbers: to look up a member of an enumeration takes longer.
+_LOAD, _SYNC = int(Type.LOAD), int(Type.SYNC)
 
 # In an answer to LOAD_MANY, in place of the length of a record.
 _NO_SUCH_OID = _INT4.pack(NOT_STORED)
@@ -48,7 +52,7 @@ _CONFLICT = _INT4.pack(READ_CONFLICT)
 _FEW_BYTES = 64 << 10
 
 # How many oids to give before the other clients have their turn.
-_OIDS_BATCH = 1024
+_OIDS_BATCH = 32
 
 # Answers to LOAD_MANY are put together until they are that long.
 _PART_BYTES = 128 << 10
@@ -75,11 +79,15 @@ class Protocol2(Client):
         self._pack_numbers: list[int] = []
         self._next_progress_s = 0.0
 
-    def take(self, data: bytes, start: int) -> int:
+    def take(self, data: bytes | bytearray, start: int) -> int:
         if len(data) - start >= 21:
             size, kind, number, oid, budget_bytes = _LOAD_FRAME.unpack_from(data, start)
-            if kind == Type.LOAD and size == 17:
+            if kind == _LOAD and size == 17:
                 return start if self._answer_load(number, oid, budget_bytes) else start + 21
+        elif len(data) - start == 9:
+            size, kind, number = FRAME_HEADER.unpack_from(data, start)
+            if kind == _SYNC and size == 5:
+                return start if self._sync(number, b"") else start + 9
         return self._framing.take(self._COMMANDS, self, data, start)
 
     def complain(self, error: ProtocolError) -> None:
@@ -176,8 +184,12 @@ class Protocol2(Client):
         except DurusError as error:
             self._fail(number, error)
         else:
-            told = b"\x01" if stale is None else b"\x00" + b"".join(stale)
-            self._reply(Type.STALE, number, told)
+            if stale is None:
+                self._reply(Type.STALE, number, b"\x01")
+            elif stale:
+                self._reply(Type.STALE, number, b"\x00" + b"".join(stale))
+            else:
+                self.connection.send(_NOTHING_STALE.pack(6, Type.STALE, number, 0))
         return None
 
     def _new_oids(self, number: int, payload: bytes) -> None:
