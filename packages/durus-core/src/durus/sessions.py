@@ -22,11 +22,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice, repeat
+from typing import TypeAlias
 
 from durus._commit_log import CommitLog, LoggedCommit
 from durus._oid_ranges import OidRanges
+from durus._pending_commit import Done, PendingCommit, refs_of
 from durus.error import (
     ConflictError,
     DurusKeyError,
@@ -37,7 +39,7 @@ from durus.error import (
     UnissuedOidError,
     WriteConflictError,
 )
-from durus.serialize import ROOT_OID, split_oids, unpack_record
+from durus.serialize import ROOT_OID
 from durus.storage import Storage, StorageDescription, check_oid, check_record
 from durus.utils import int8_to_str, str_to_int8
 
@@ -58,7 +60,7 @@ _NO_MORE = object()  # of a pack's steps
 _STORE_BATCH = 500
 
 Handler = Callable[[list[bytes]], None]
-Done = Callable[[BaseException | None], None]
+_Commit: TypeAlias = "PendingCommit[Session]"
 
 
 class SharedStorage:
@@ -313,7 +315,7 @@ class SharedStorage:
             if str_to_int8(oid) not in commit.session.given:
                 raise UnissuedOidError(oid)
             commit.new_oids.add(oid)
-        for ref in set(_refs(record)).difference(_refs(old)):
+        for ref in set(refs_of(record)).difference(refs_of(old)):
             if ref != oid and ref not in commit.records and self._find(ref) is None:
                 commit.absent.add(ref)
                 commit.extra_bytes += _ENTRY_BYTES
@@ -529,7 +531,7 @@ class Session(Storage):
 
     def begin(self) -> None:
         self._check_open()
-        self._transaction = _Commit(self)
+        self._transaction = PendingCommit(self, is_strict=self._shared._strict)
 
     def store(self, oid: bytes, record: bytes) -> None:
         self._check_open()
@@ -690,67 +692,3 @@ class Session(Storage):
         if self._is_closed:
             raise StorageClosedError(f"this session of {self} is closed; make another")
         self._shared._check_open()
-
-
-class _Commit:
-    """A transaction on its way from a session to the storage.
-
-    Attributes:
-        records: what it stores, by oid.
-        record_bytes: how long these are.
-        done: called with the outcome.
-        serial: its place in the order of all commits, once it is queued.
-        view: what its session saw when the following was looked up.
-        overwritten: the records that it replaces, None for an oid that is new; None in place of all
-            where no other session can ask for them, or where they are too many.
-        overwritten_bytes: how long these are.
-        new_oids: those of records that replace none, where its session is not trusted.
-        absent: what it refers to and is not there.
-        extra_bytes: how much memory all this takes, about.
-    """
-
-    __slots__ = (
-        "absent",
-        "done",
-        "extra_bytes",
-        "new_oids",
-        "overwritten",
-        "overwritten_bytes",
-        "record_bytes",
-        "records",
-        "serial",
-        "session",
-        "view",
-    )
-
-    is_pack = False
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.records: dict[bytes, bytes] = {}
-        self.record_bytes = 0
-        self.done: Done = _ignore
-        self.serial = 0
-        self.forget_examined()
-
-    def forget_examined(self) -> None:
-        """Begin anew with what the session sees now."""
-        session = self.session
-        self.view = session.view
-        is_strict = session._shared._strict
-        self.overwritten: dict[bytes, bytes | None] | None = {} if is_strict else None
-        self.overwritten_bytes = self.extra_bytes = 0
-        self.new_oids: set[bytes] = set()
-        self.absent: set[bytes] = set()
-
-    def refs(self) -> set[bytes]:
-        """Give the oids that its records refer to."""
-        return {ref for record in self.records.values() for ref in _refs(record)}
-
-
-def _ignore(error: BaseException | None) -> None:
-    """Stand in for the `done` of a transaction that is open."""
-
-
-def _refs(record: bytes | None) -> Iterable[bytes]:
-    return split_oids(unpack_record(record)[2]) if record is not None else ()
