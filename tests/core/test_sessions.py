@@ -405,6 +405,21 @@ class TestStrict:
             session.end()
         assert caught.value.oids == [lost]
 
+    def test_what_a_pack_removed_is_a_conflict_to_store(
+        self, storage: WaitingStorage, shared: SharedStorage
+    ) -> None:
+        """Not an oid that was never given: its session may try again, with what is there now."""
+        commit(storage, make_record(ROOT_OID, [A, B]))
+        session, other = shared.new_session(), shared.new_session()
+        commit(other, make_record(ROOT_OID, [B]))
+        for _ in shared.get_packer():
+            pass
+        with pytest.raises(WriteConflictError):
+            commit(session, new(b"changed"))
+        session.sync()
+        with pytest.raises(UnissuedOidError):
+            commit(session, new(b"changed"))
+
     def test_overwritten_records_of_a_transaction_take_bounded_memory(
         self, storage: WaitingStorage
     ) -> None:

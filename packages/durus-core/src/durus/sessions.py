@@ -312,13 +312,18 @@ class SharedStorage:
                     commit.extra_bytes -= commit.overwritten_bytes
                     commit.overwritten = None
         if old is None and oid != ROOT_OID:
-            if str_to_int8(oid) not in commit.session.given:
+            if str_to_int8(oid) in commit.session.given:
+                commit.new_oids.add(oid)
+            elif not self._may_have_changed(oid, commit.view):
                 raise UnissuedOidError(oid)
-            commit.new_oids.add(oid)
         for ref in set(refs_of(record)).difference(refs_of(old)):
             if ref != oid and ref not in commit.records and self._find(ref) is None:
                 commit.absent.add(ref)
                 commit.extra_bytes += _ENTRY_BYTES
+
+    def _may_have_changed(self, oid: bytes, serial: int) -> bool:
+        """Tell whether an oid is news to a snapshot: to store under it is a conflict then."""
+        return serial < self._log.start or self._log.first_change(oid, serial) is not None
 
     def _check_examined(self, commit: _Commit) -> None:
         missing = commit.absent.difference(commit.records)
