@@ -376,6 +376,33 @@ def test_a_storage_that_cannot_be_packed_says_so(
         assert peer.error(PACK)["error"] == "NotSupportedError"
 
 
+def test_a_client_that_gives_up_for_what_is_stale_is_a_conflict_that_counts(
+    tmp_path: Path, storage: MemoryStorage
+) -> None:
+    """It is counted as if the server had refused; one that gives up for itself is not."""
+    with (
+        serving(tmp_path, storage),
+        NewPeer(tmp_path / "s") as peer,
+        NewPeer(tmp_path / "s") as other,
+    ):
+        peer.load(1)
+        other.commit(record(1, payload=b"x"))
+        peer.store(record(2))
+        peer.expect(ASK, COMMIT)
+        peer.send_frame(GIVE_UP)
+        peer.store(record(2))
+        peer.send_frame(GIVE_UP)
+        assert peer.status()["conflicts"] == 1
+
+
+def test_wrong_credentials_are_counted(tmp_path: Path, storage: MemoryStorage) -> None:
+    """Who is not let in is among those that STATUS calls refused."""
+    with serving(tmp_path, storage, secret=b"sesame"), NewPeer(tmp_path / "s", b"sesame") as peer:
+        with NewPeer(tmp_path / "s", enter=False) as stranger:
+            assert stranger.introduce(b"guess")[0] == ERROR
+        assert peer.status()["refused"] == 1
+
+
 def test_status_tells_what_was_done(tmp_path: Path, storage: MemoryStorage) -> None:
     """STATUS counts clients, loads, commits, conflicts and bytes, and how long commits took."""
     with serving(tmp_path, storage), NewPeer(tmp_path / "s") as peer, OldPeer(tmp_path / "s"):

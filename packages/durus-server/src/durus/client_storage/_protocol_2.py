@@ -74,6 +74,7 @@ class Protocol2:
         compress: have both sides compress what is worth it.
 
     Attributes:
+        database: tells which database it is from every other.
         readonly: the server lets nobody change anything.
         most_transaction_bytes: the longest transaction that the server takes.
 
@@ -99,6 +100,7 @@ class Protocol2:
         with transport:
             transport.expect()
             hello = read_object(self._receive_first(Type.HELLO))
+            self.database: str | None = None
             self.readonly = hello.get("readonly") is True
             self.most_transaction_bytes = _as_int(hello.get("max_transaction"))
             self._greet(hello, secret, compress=compress)
@@ -117,6 +119,7 @@ class Protocol2:
             raise AuthenticationError("the server asks for a secret, and none is given")
         self._transport.send(pack_frame(Type.HELLO, 0, json.dumps(answer).encode()))
         welcome = read_object(self._receive_first(Type.WELCOME))
+        self.database = str(welcome.get("database"))
         if secret is None:
             return
         proof = _from_hex(welcome.get("proof"))

@@ -175,6 +175,7 @@ class Listener:
             )
         except OSError as error:
             # ssl.SSLError is one too: a stranger, or a client without TLS.
+            hub.metrics.refused += 1
             logger.warning("%s was not let in: %s", peer, error)
             accepted.close()
         finally:

@@ -266,6 +266,9 @@ class Protocol2(Client):
         self._hand_on(number)
 
     def _give_up(self, number: int, payload: bytes) -> None:
+        if self._was_asked:
+            # It has used what is stale.
+            self._metrics.conflicts += 1
         self._forget_transaction()
         self.give_up()
 
