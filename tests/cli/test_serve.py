@@ -12,7 +12,9 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,7 @@ def test_a_live_socket(durus: Any, serve: Any) -> None:
     server = serve("app.durus").ready()
     said = _refused(durus, "serve", "other.durus", "--address", "a.sock")
     assert "a.sock" in said
+    assert not (durus.folder / "other.durus").exists()
     assert server.shell("root['n'] = 1; commit(); root['n']") == "1\n"
     server.stop()
 
@@ -178,6 +181,7 @@ def test_a_busy_port(durus: Any) -> None:
         said = _refused(durus, "serve", "app.durus", "--port", port)
     assert port in said
     assert "in use" in said
+    assert not (durus.folder / "app.durus").exists()
 
 
 def test_a_locked_file(durus: Any, database: Path) -> None:
@@ -212,6 +216,7 @@ def test_other_machines(durus: Any, serve: Any) -> None:
     port = str(free_port())
     said = _refused(durus, "serve", "app.durus", "--host", "0.0.0.0", "--port", port)
     assert "insecure" in said
+    assert not (durus.folder / "app.durus").exists()
     server = serve("app.durus", "--host", "0.0.0.0", "--port", port, "--insecure")
     server.ready("--port", port).stop()
 
@@ -317,6 +322,24 @@ def test_a_client_waits_for_its_server(durus: Any, serve: Any) -> None:
     server.stop()
 
 
+def test_waiting_says_why(durus: Any) -> None:
+    """Where somebody answers who hangs up, the line says so, as waiting may be of no use."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            with suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        hanging_up = threading.Thread(target=hang_up)
+        hanging_up.start()
+        port = str(listener.getsockname()[1])
+        said = durus("shell", "--port", port, "--wait", "0.1", input="", status=1).stderr
+        listener.shutdown(socket.SHUT_RDWR)
+        hanging_up.join()
+    assert ": the connection to the server at" in said.splitlines()[0]
+
+
 def test_waiting_ends_with_ctrl_c(durus: Any) -> None:
     """Ctrl-C ends the waiting, with status 130."""
     child = durus.on_terminal("-c", "--address", "a.sock")
@@ -384,6 +407,8 @@ def test_a_server_of_a_server(durus: Any) -> None:
         (("--tls-client-ca", "ca.pem"), "--tls-cert"),
         (("--tls-ca", "ca.pem"), "--stop"),
         (("--wait", "3"), "--stop"),
+        (("a.durus", "--stop"), "name no database"),
+        (("--file", "a.durus", "--stop"), "name no database"),
         (("--readonly",), "no database"),
         (("--storage-class", "file2"), "no database"),
         (("a.durus", "b.durus"), "b.durus"),

@@ -162,6 +162,10 @@ def test_broken_objects_load(storage: MemoryStorage) -> None:
     assert repr(order) == "<broken lost_shop.Order 1>"
     assert order.stored_class == "lost_shop.Order"
     assert order.stored_data == connection.get_stored_pickle(order._p_oid)
+    with pytest.raises(
+        AttributeError, match=r"'price': .* class lost_shop.Order cannot be imported"
+    ):
+        order.price
     plain = connection.get_root()["plain"]["plain"]
     assert isinstance(plain, BrokenInstance)
     assert repr(plain) == "<broken lost_shop.Plain>"

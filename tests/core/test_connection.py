@@ -383,7 +383,7 @@ def test_a_thread_that_has_ended(connection: Connection) -> None:
     connection.commit()
     in_thread(lambda: connection.get_root().update(x=1))
     connection.owner = 2**60 + 1  # no thread has it, as when the number is not used again
-    with pytest.raises(ConnectionThreadError):
+    with pytest.raises(ConnectionThreadError, match=r"that has ended .* abort\(\) here"):
         thing.n = 2
     with pytest.raises(ConnectionThreadError):
         connection.commit()

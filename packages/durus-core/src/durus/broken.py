@@ -40,6 +40,14 @@ class BrokenObject(PersistentObject):
     def __repr__(self) -> str:
         return f"<broken {self.stored_class} {self._p_format_oid()}>"
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"{self!r} has no attribute {name!r}: it stands in for an object whose class"
+            f" {self.stored_class} cannot be imported here; put that into a module that can be",
+            name=name,
+            obj=self,
+        )
+
 
 class BrokenInstance:
     """A plain object inside a state whose class (or factory function) cannot be imported.

@@ -522,10 +522,15 @@ class Connection(WritableConnection):
                 " them there"
             )
         names = [thread.name for thread in threading.enumerate() if thread.ident == self.owner]
+        if self.owner in sys._current_frames():
+            owner = f"thread {names[0] if names else self.owner!r}"
+            advice = "or commit() or abort() there first"
+        else:
+            owner = "a thread that has ended"
+            advice = "and commit() or abort() before it ends; abort() here gives up what it began"
         raise ConnectionThreadError(
-            f"thread {threading.current_thread().name!r} tried to use a Connection in which thread"
-            f" {names[0] if names else self.owner!r} has an open transaction; give each thread a"
-            " Connection of its own, or commit() or abort() there first"
+            f"thread {threading.current_thread().name!r} tried to use a Connection in which {owner}"
+            f" has an open transaction; give each thread a Connection of its own, {advice}"
         )
 
     # -- cache, packing, closing

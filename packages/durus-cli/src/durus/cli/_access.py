@@ -110,14 +110,20 @@ def open_waiting(open_: Callable[[], Storage], name: str, wait_s: float | None =
     limit_s = _DEFAULT_WAIT_S if wait_s is None else wait_s
     give_up = time.monotonic() + limit_s
     pause_s = 0.0
+    said = ""
     while True:
         try:
             return open_()
-        except StorageDisconnectedError:
+        except StorageDisconnectedError as error:
             left_s = give_up - time.monotonic()
             if left_s <= 0:
                 raise
-        if not pause_s:
-            print(f"durus: waiting for {one_line(name)} (Ctrl-C ends it)", file=sys.stderr)
+            text = f"waiting for {one_line(name)}"
+            if not isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError):
+                # Somebody is there, and it may be of no use to wait.
+                text += f": {one_line(str(error))}"
+        if text != said:
+            print(f"durus: {text} (Ctrl-C ends it)", file=sys.stderr)
+            said = text
         pause_s = min(max(2 * pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
         time.sleep(min(pause_s, left_s))

@@ -18,7 +18,14 @@ import click
 from durus.cli._access import FILE, access_options
 from durus.cli._credentials import read_secret, server_tls
 from durus.cli._output import one_line
-from durus.cli._server import Place, ServerOptions, new_server, require_server, stop_server
+from durus.cli._server import (
+    Place,
+    ServerOptions,
+    listening_address,
+    new_server,
+    require_server,
+    stop_server,
+)
 from durus.cli._target import (
     DEFAULT_HOST,
     DEFAULT_PORT,
@@ -140,6 +147,10 @@ def serve(
     """
     require_server()
     if stop:
+        if database is not None or file is not None:
+            raise click.UsageError(
+                "--stop stops the server at a place, whatever it serves: name no database"
+            )
         _stop(options)
         return
     place, server_options = _place(options), _server_options(options, readonly)
@@ -149,6 +160,7 @@ def serve(
     _log_to(logfile, logginglevel)
     with ExitStack() as stack:
         stack.enter_context(_ended_by_signals())
+        address = listening_address(place, server_options)
         name = named_once(database, file)
         if name is None:
             if readonly or repair or storage_class is not None:
@@ -159,7 +171,7 @@ def serve(
             raise click.UsageError(f"{name!r} is served already, by another server")
         storage = stack.enter_context(open_target(target, create=not readonly, **storage_options))
         logger.info("opened %s (%s)", one_line(name), type(storage).__name__)
-        new_server(storage, place, server_options).serve()
+        new_server(storage, address, server_options).serve()
 
 
 def _stop(options: dict[str, Any]) -> None:

@@ -9,9 +9,17 @@ from types import ModuleType
 from typing import Any
 
 from durus.cli._errors import CommandError
-from durus.storage import Storage
+from durus.storage import MemoryStorage, Storage
 
-__all__ = ["Place", "ServerOptions", "new_server", "require_server", "server_status", "stop_server"]
+__all__ = [
+    "Place",
+    "ServerOptions",
+    "listening_address",
+    "new_server",
+    "require_server",
+    "server_status",
+    "stop_server",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +80,30 @@ def require_server() -> ModuleType:
         ) from error
 
 
-def new_server(storage: Storage, place: Place, options: ServerOptions) -> Any:
-    """Make a server that will serve `storage` at `place`; its `serve()` does."""
+def listening_address(place: Place, options: ServerOptions) -> Any:
+    """Give the address of a place, or the socket that this process was started with.
+
+    Raises:
+        CommandError: to listen there would let everybody in.
+        OSError: somebody listens there, or the system refuses.
+    """
+    module = require_server()
+    inherited = module.inherited_socket()
+    if inherited is not None:
+        return inherited
+    # Before a database is opened, or made, for a server that cannot be.
+    address = new_server(MemoryStorage(), _address(module, place), options).address
+    address.close(address.get_listening_socket())
+    return _address(module, place)
+
+
+def new_server(storage: Storage, address: Any, options: ServerOptions) -> Any:
+    """Make a server that will serve `storage` at `address`; its `serve()` does."""
     module = require_server()
     try:
         return module.StorageServer(
             storage,
-            address=module.inherited_socket() or _address(module, place),
+            address=address,
             gcbytes=options.gcbytes,
             secret=options.secret,
             ssl_context=options.tls,
