@@ -71,12 +71,21 @@ def connect(
     uri = f"{Path(engine.path).as_uri()}?mode={mode}"
     # A session may go from thread to thread, one at a time; SQLite is built to allow that.
     db = sqlite3.connect(uri, 0, isolation_level=None, check_same_thread=False, uri=True)
+    try:
+        # Even to ask for the first of these SQLite may have to wait, for another's recovery.
+        run(engine, lambda: _configure(db, durable=durable))
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _configure(db: sqlite3.Connection, *, durable: bool) -> None:
     # Without FULL a commit in the WAL is not synced, but what is there stays consistent.
     db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
     db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     db.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
     db.execute("PRAGMA cell_size_check = ON")
-    return db
 
 
 def run(engine: Engine, ask: Callable[[], T]) -> T:

@@ -39,7 +39,7 @@ import sqlite3
 from contextlib import closing
 from time import time_ns
 
-from durus.error import StorageFormatError, StorageLockedError, StorageOpenError
+from durus.error import StorageFormatError, StorageLockedError
 from durus.sqlite_storage._engine import Engine, connect, run, translated, writing
 
 __all__ = ["LARGEST_LOG", "has_format", "is_upgraded", "prepare", "set_history", "trim"]
@@ -109,17 +109,16 @@ _HISTORY_TRIGGERS = {
 
 
 def has_format(path: str) -> bool:
-    """Tell by its first bytes whether a file is an SQLite database that may be ours or 4.3's."""
+    """Tell by its first bytes whether a file is an SQLite database that may be ours or 4.3's.
+
+    Not to be asked of a file that this process has open: it would lose the locks that it has on it.
+    """
     try:
         with open(path, "rb") as file:
             start = file.read(100)
     except OSError:
         return False
-    return start.startswith(_MAGIC) and _application_id(start) in {0, _APPLICATION_ID}
-
-
-def _application_id(header: bytes) -> int:
-    return int.from_bytes(header[68:72], "big")
+    return start.startswith(_MAGIC) and int.from_bytes(start[68:72], "big") in {0, _APPLICATION_ID}
 
 
 def prepare(engine: Engine) -> None:
@@ -128,11 +127,12 @@ def prepare(engine: Engine) -> None:
     Raises:
         StorageFormatError: it is no database of ours, or a newer one. Nothing was changed.
     """
-    header = _header_of(engine.path)
-    kind = _judge(engine, header)
+    kind, mode = "empty", ""
+    if os.path.exists(engine.path):
+        with translated(engine.path, "open"):
+            kind, mode = _judge(engine)
     if not engine.readonly:
-        is_in_wal_mode = header[18:20] == b"\2\2"
-        if kind != "ours" or not is_in_wal_mode:
+        if (kind, mode) != ("ours", "wal"):
             _make(engine, kind)
     elif kind == "empty":
         raise StorageFormatError(
@@ -142,39 +142,39 @@ def prepare(engine: Engine) -> None:
 
 def is_upgraded(db: sqlite3.Connection) -> bool:
     """Tell whether the tables of ours are there; of what Durus 4.3 made, only `objects` is."""
-    return bool(db.execute("PRAGMA application_id").fetchone()[0])
+    return _application_id(db) == _APPLICATION_ID
 
 
-def _header_of(path: str) -> bytes:
+def _application_id(db: sqlite3.Connection) -> int:
+    number: int = db.execute("PRAGMA application_id").fetchone()[0]
+    return number & 0xFFFFFFFF
+
+
+def _judge(engine: Engine) -> tuple[str, str]:
+    """Tell "empty", "4.3" or "ours", and the journal's mode, changing nothing.
+
+    By way of SQLite alone: whoever closes a file loses every lock that his process has on it, and
+    the process may have it open.
+    """
+
+    def judge(*, readonly: bool) -> tuple[str, str]:
+        with closing(connect(engine, readonly=readonly)) as db:
+            kind = _kind_of(db, engine.path)
+            (mode,) = db.execute("PRAGMA journal_mode").fetchone()
+            return kind, mode
+
     try:
-        with open(path, "rb") as file:
-            return file.read(100)
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise StorageOpenError(f"cannot read {path!r}: {error}", path) from error
-
-
-def _judge(engine: Engine, header: bytes) -> str:
-    """Tell "empty", "4.3" or "ours", changing nothing."""
-    path = engine.path
-    if not header:
-        return "empty"
-    if not header.startswith(_MAGIC):
-        raise StorageFormatError(f"{path!r} is not an SQLite database", path)
-    if _application_id(header) not in {0, _APPLICATION_ID}:
-        raise StorageFormatError(
-            f"{path!r} is the SQLite database of another application (its application_id is"
-            f" {_application_id(header):#x})",
-            path,
-        )
-    with translated(path, "open"), closing(connect(engine, readonly=True)) as db:
-        return run(engine, lambda: _kind_of(db, path))
+        return run(engine, lambda: judge(readonly=True))
+    except sqlite3.OperationalError as error:
+        if engine.readonly or error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+            raise
+    # Half a transaction of Durus 4.3, or of whoever made the file, must be taken back to read it.
+    return run(engine, lambda: judge(readonly=False))
 
 
 def _kind_of(db: sqlite3.Connection, path: str) -> str:
-    names = {name for (name,) in db.execute("SELECT name FROM sqlite_schema")}
-    if is_upgraded(db):
+    application_id = _application_id(db)
+    if application_id == _APPLICATION_ID:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version > _VERSION:
             raise StorageFormatError(
@@ -183,15 +183,19 @@ def _kind_of(db: sqlite3.Connection, path: str) -> str:
                 path,
             )
         return "ours"
-    if not names:
-        return "empty"
-    columns = [row[1].lower() for row in db.execute("PRAGMA table_info(objects)")]
-    if names != {"objects"} or columns != ["id", "data", "refs"]:
-        shown = ", ".join(sorted(names)[:5])
-        raise StorageFormatError(
-            f"{path!r} is the SQLite database of another application (it has {shown})", path
-        )
-    return "4.3"
+    names = {name for (name,) in db.execute("SELECT name FROM sqlite_schema")}
+    if not application_id:
+        if not names:
+            return "empty"
+        columns = [row[1].lower() for row in db.execute("PRAGMA table_info(objects)")]
+        if names == {"objects"} and columns == ["id", "data", "refs"]:
+            return "4.3"
+    shown = ", ".join(sorted(names)[:5])
+    raise StorageFormatError(
+        f"{path!r} is the SQLite database of another application: its application_id is"
+        f" {application_id:#x}, it has {shown or 'no tables'}",
+        path,
+    )
 
 
 def _make(engine: Engine, kind: str) -> None:
@@ -232,10 +236,11 @@ def set_history(engine: Engine, db: sqlite3.Connection, history_us: int) -> None
 
     It is the database's, for whoever commits to it.
     """
-    if db.execute("SELECT history_us FROM durus_state").fetchone() == (history_us,):
+    sql = "SELECT history_us FROM durus_state"
+    if run(engine, lambda: db.execute(sql).fetchone()) == (history_us,):
         return
     with writing(engine, db):
-        (before,) = db.execute("SELECT history_us FROM durus_state").fetchone()
+        (before,) = db.execute(sql).fetchone()
         db.execute("UPDATE durus_state SET history_us = ?", (history_us,))
         for name, text in _HISTORY_TRIGGERS.items():
             db.execute(f"DROP TRIGGER IF EXISTS {name}")

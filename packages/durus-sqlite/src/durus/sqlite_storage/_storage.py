@@ -13,7 +13,9 @@ from struct import Struct
 from struct import error as struct_error
 from time import time_ns
 from typing import ClassVar
+from weakref import finalize
 
+from durus.backends import own_file, owner_of_file
 from durus.error import (
     CorruptRecordError,
     DurusKeyError,
@@ -151,12 +153,14 @@ class SqliteStorage(Storage):
         self._side: sqlite3.Connection | None = None
         self._packs: list[Generator[int, None, None]] = []
         self._db: sqlite3.Connection | None = None
+        self._disown: Callable[[], object] | None = None
         try:
             self._db = db = connect(self._engine)
+            self._disown = finalize(self, own_file(path, type(self)))
             self._is_plain = not run(self._engine, lambda: is_upgraded(db))
             if history_us is not None:
                 set_history(self._engine, db, history_us)
-            self._view, self._total = self._newest(db)
+            self._view, self._total = run(self._engine, lambda: self._newest(db))
         except sqlite3.Error as error:
             self.close()
             raise translation(error, path, "open") from error
@@ -167,7 +171,8 @@ class SqliteStorage(Storage):
     @classmethod
     def has_format(cls, path: str | PathLike[str]) -> bool:
         """Tell whether the file is an SQLite database that may be one of Durus."""
-        return has_format(os.fsdecode(path))
+        path = os.fsdecode(path)
+        return owner_of_file(path) is cls or has_format(path)
 
     def get_filename(self) -> str:
         """Give the file's name as it was given."""
@@ -632,6 +637,8 @@ class SqliteStorage(Storage):
         for each in (self._side, db):
             if each is not None:
                 each.close()
+        if self._disown is not None:
+            self._disown()
 
     def _opened(self) -> sqlite3.Connection:
         if self._db is None:
