@@ -74,7 +74,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
 
 # Files that storages of this process have open and nobody else may, by device and inode.
 _owners: dict[tuple[int, int], dict[object, type[Storage]]] = {}
-_owners_lock = threading.Lock()
+_owners_lock = threading.RLock()
 
 _BOOLS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -360,12 +360,11 @@ def _class_for_path(path: str, *, must_exist: bool) -> type[Storage]:
     size_bytes = _size_of_file(path)
     if size_bytes is None and must_exist:
         raise StorageMissingError(f"there is no file {path!r} to open read-only", path)
-    owner = owner_of_file(path)
-    if owner is not None:
-        return owner
     if not size_bytes:
         return storage_class("file")
-    return _class_of_file(path, _first_bytes(path))
+    # Nobody may begin to own it while it is looked into.
+    with _owners_lock:
+        return owner_of_file(path) or _class_of_file(path, _first_bytes(path))
 
 
 def _size_of_file(path: str) -> int | None:

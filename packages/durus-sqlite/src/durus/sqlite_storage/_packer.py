@@ -26,7 +26,8 @@ __all__ = ["Packer"]
 # What a step may do, so that it takes a few milliseconds.
 _MARKS_A_STEP = 1000
 _REMOVALS_A_STEP = 500
-_VACUUM = "PRAGMA incremental_vacuum(200)"
+_PAGES_A_STEP = 200
+_VACUUM = f"PRAGMA incremental_vacuum({_PAGES_A_STEP})"
 
 
 class Packer:
@@ -141,14 +142,13 @@ class Packer:
         return True
 
     def _gen_giving_back(self, db: sqlite3.Connection) -> Generator[int, None, None]:
-        """Move pages from the end of the file to where removed ones were, and cut it."""
-        while True:
-            (free,) = db.execute("PRAGMA freelist_count").fetchone()
-            if not free:
-                break
-            run(self._engine, lambda: db.execute(_VACUUM).fetchall())
-            (left,) = db.execute("PRAGMA freelist_count").fetchone()
-            if left >= free:
-                break
+        """Move pages from the end of the file to where removed ones were, and cut it.
+
+        As many as are free now: commits go on, and free others.
+        """
+        (free,) = db.execute("PRAGMA freelist_count").fetchone()
+        for _ in range(0, free, _PAGES_A_STEP):
+            # As a script: it gives a row without columns for each page, of which others fetch one.
+            run(self._engine, lambda: db.executescript(_VACUUM))
             yield self._marks.count
         db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

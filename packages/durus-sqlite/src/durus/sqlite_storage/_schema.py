@@ -163,13 +163,10 @@ def _judge(engine: Engine) -> tuple[str, str]:
             (mode,) = db.execute("PRAGMA journal_mode").fetchone()
             return kind, mode
 
-    try:
-        return run(engine, lambda: judge(readonly=True))
-    except sqlite3.OperationalError as error:
-        if engine.readonly or error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
-            raise
-    # Half a transaction of Durus 4.3, or of whoever made the file, must be taken back to read it.
-    return run(engine, lambda: judge(readonly=False))
+    # What is in a WAL file would come into the database when the last one closes it, unless he may
+    # not write. Where there is none, who may write leaves none behind.
+    has_wal = os.path.exists(f"{engine.path}-wal")
+    return run(engine, lambda: judge(readonly=has_wal))
 
 
 def _kind_of(db: sqlite3.Connection, path: str) -> str:

@@ -21,6 +21,7 @@ from durus.error import (
     DurusKeyError,
     ReadConflictError,
     StorageClosedError,
+    StorageError,
     StorageMissingError,
     StorageOpenError,
     StoragePermissionError,
@@ -29,10 +30,18 @@ from durus.error import (
     StorageWriteError,
     WriteConflictError,
 )
-from durus.serialize import split_oids
+from durus.serialize import pack_record, split_oids
 from durus.sqlite_storage._copy import copy_database
-from durus.sqlite_storage._engine import Engine, connect, rollback, run, translation, writing
-from durus.sqlite_storage._history import history_us_of
+from durus.sqlite_storage._engine import (
+    Engine,
+    connect,
+    rollback,
+    run,
+    translated,
+    translation,
+    writing,
+)
+from durus.sqlite_storage._history import find_as_of, gen_commits, history_us_of
 from durus.sqlite_storage._packer import Packer
 from durus.sqlite_storage._schema import has_format, is_upgraded, prepare, set_history, trim
 from durus.storage import Storage, StorageDescription, check_oid, check_record
@@ -155,8 +164,8 @@ class SqliteStorage(Storage):
         self._db: sqlite3.Connection | None = None
         self._disown: Callable[[], object] | None = None
         try:
-            self._db = db = connect(self._engine)
             self._disown = finalize(self, own_file(path, type(self)))
+            self._db = db = connect(self._engine)
             self._is_plain = not run(self._engine, lambda: is_upgraded(db))
             if history_us is not None:
                 set_history(self._engine, db, history_us)
@@ -267,6 +276,46 @@ class SqliteStorage(Storage):
                 return
             first = found[-1][0] + 1
 
+    @property
+    def keeps_history(self) -> bool:
+        """Tell whether what is overwritten or removed is kept for a time."""
+        db = self._opened()
+        if self._is_plain:
+            return False
+        with translated(self._engine.path, "read"):
+            return bool(db.execute("SELECT history_us FROM durus_state").fetchone()[0])
+
+    def gen_commits(self) -> Iterator[tuple[int, datetime]]:
+        """Yield serial and time of each commit as of which the database can be read.
+
+        The oldest comes first. The newest is always there; Durus 4.3 makes one of each record.
+        """
+        db = self._opened()
+        with translated(self._engine.path, "read"):
+            found = [] if self._is_plain else list(gen_commits(db))
+        for serial, time_us in found:
+            yield serial, _EPOCH + timedelta(microseconds=time_us)
+
+    def load_as_of(self, oid: bytes, serial: int) -> bytes:
+        """Give the record of `oid` as it was after the commit `serial`.
+
+        Raises:
+            DurusKeyError: there was none.
+            StorageError: `serial` is no commit that `gen_commits` yields, or none any more.
+        """
+        db = self._opened()
+        check_oid(oid)
+        with translated(self._engine.path, "read"):
+            if self._is_plain or not list(gen_commits(db, serial)):
+                raise StorageError(
+                    f"tried to read {self} as of commit {serial}, of which not all is kept"
+                )
+            (oid_int,) = _SIGNED.unpack(oid)
+            row = find_as_of(db, oid_int, serial)
+        if row is None:
+            raise DurusKeyError(oid)
+        return pack_record(oid, *row)
+
     def describe(self) -> StorageDescription:
         """Tell what is known without a walk over the records."""
         db = self._opened()
@@ -357,7 +406,7 @@ class SqliteStorage(Storage):
         self._ahead = {}
         if self._is_pinned:
             self._is_pinned = False
-            self._opened().execute("COMMIT")
+            rollback(self._opened())
 
     def _may_hold(self) -> bool:
         try:
