@@ -212,6 +212,22 @@ def test_readers_never_conflict(path: Path) -> None:
         writer.close()
 
 
+def test_idle_threads_hold_no_snapshot(path: Path, open_here: Open) -> None:
+    """Between the blocks of a Database the WAL file is begun anew, however long nobody calls."""
+    with Database(f"sqlite:{path}") as database:
+        with database.transaction() as root:
+            root["n"] = 0
+        with pytest.raises(KeyError), database.transaction() as root:
+            root["missing"]
+        writer = open_here()
+        large = b"x" * 100_000
+        for n in range(300):
+            commit(writer, make_record(oid(9), payload=b"%d" % n + large))
+        assert os.stat(f"{path}-wal").st_size < 10_000_000
+        with database.transaction() as root:
+            assert root["n"] == 0
+
+
 def test_a_long_wal_is_not_held_by_idle_sessions(
     path: Path, open_here: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -350,6 +350,10 @@ class SqliteStorage(Storage):
             self._unpin()
         return self._tell(news)
 
+    def rest(self) -> None:
+        if self._db is not None and self._ending is None:
+            self._unpin()
+
     def _tell(self, news: _News) -> list[bytes] | None:
         """Move to what `news` says, and give it together with what was not told before."""
         self._note_seen(news.serial, news.total)
