@@ -151,7 +151,7 @@ def test_what_is_committed_while_the_lock_is_waited_for_counts(
 
     monkeypatch.setattr(_packer.Packer, "_remove", remove_late)
     storage.pack()
-    assert numbers_in(storage.new_session()) == {0, 1, 2, 3}
+    assert numbers_in(open_here()) == {0, 1, 2, 3}
 
 
 def test_a_reference_to_what_is_gone_is_refused(open_here: Open) -> None:

@@ -70,7 +70,7 @@ def connect(
     mode = "ro" if readonly else "rwc" if create else "rw"
     uri = f"{Path(engine.path).as_uri()}?mode={mode}"
     # A session may go from thread to thread, one at a time; SQLite is built to allow that.
-    db = sqlite3.connect(uri, 0, isolation_level=None, check_same_thread=False, uri=True)
+    db = sqlite3.connect(uri, timeout=0, isolation_level=None, check_same_thread=False, uri=True)
     try:
         # Even to ask for the first of these SQLite may have to wait, for another's recovery.
         run(engine, lambda: _configure(db, durable=durable))

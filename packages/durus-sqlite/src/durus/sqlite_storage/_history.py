@@ -22,9 +22,9 @@ _COMMITS = """
 """
 
 _AS_OF = """
-    SELECT data, refs FROM objects WHERE id = ?1 AND serial <= ?2
+    SELECT data, refs FROM objects WHERE id = ? AND serial <= ?
     UNION ALL
-    SELECT data, refs FROM durus_history WHERE id = ?1 AND until > ?2 AND serial <= ?2
+    SELECT data, refs FROM durus_history WHERE id = ? AND ? BETWEEN serial AND until - 1
 """
 
 
@@ -58,5 +58,6 @@ def gen_commits(db: sqlite3.Connection, serial: int | None = None) -> Iterator[t
 
 def find_as_of(db: sqlite3.Connection, oid_int: int, serial: int) -> tuple[bytes, bytes] | None:
     """Give data and references of the record as it was right after a commit."""
-    row: tuple[bytes, bytes] | None = db.execute(_AS_OF, (oid_int, serial)).fetchone()
+    found = db.execute(_AS_OF, (oid_int, serial) * 2)
+    row: tuple[bytes, bytes] | None = found.fetchone()
     return row
