@@ -21,7 +21,8 @@ import pytest
 from durus.backends import open_storage, owner_of_file
 from durus.connection import Connection
 from durus.database import Database
-from durus.error import ReadConflictError, StorageLockedError, WriteConflictError
+from durus.error import ConflictError, ReadConflictError, StorageLockedError, WriteConflictError
+from durus.sessions import SharedStorage
 from durus.sqlite_storage import SqliteStorage, _storage
 from durus.testing import commit, make_record
 from durus.utils import int8_to_str
@@ -301,6 +302,26 @@ def test_two_programs_make_the_first_root(path: Path) -> None:
     assert second.get_root()["n"] == 1
     first.close()
     second.close()
+
+
+def test_a_server_beside_other_programs(open_here: Open) -> None:
+    """Sessions of one opening are refused what they validated before another program committed."""
+    shared, beside = SharedStorage(open_here()), open_here()
+    session = shared.new_session()
+    commit(session, *(make_record(oid(n)) for n in range(3)))
+    beside.sync()
+    session.load(oid(1))
+    outcome: list[BaseException | None] = []
+    session.begin()
+    session.store(oid(2), make_record(oid(2), payload=b"seen oid 1"))
+    session.submit(None, outcome.append)
+    commit(beside, make_record(oid(1), payload=b"beside"))
+    shared.flush()
+    assert [type(error) for error in outcome] == [ConflictError]
+    assert session.sync() == [oid(1)]
+    assert session.load(oid(2)) == make_record(oid(2))
+    commit(session, make_record(oid(2), payload=b"again"))
+    assert beside.sync() == [oid(2)]
 
 
 def test_a_handler_may_load_what_has_not_changed(open_here: Open) -> None:

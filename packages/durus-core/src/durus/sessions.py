@@ -407,7 +407,7 @@ class SharedStorage:
                 storage.begin()
                 for oid, record in records:
                     storage.store(oid, record)
-                storage.end()
+                storage.end(_refuse_news)
             return
         with lock:
             self._check_open()
@@ -416,7 +416,7 @@ class SharedStorage:
             with lock:
                 for oid, record in batch:
                     storage.store(oid, record)
-        storage.end()
+        storage.end(_refuse_news)
 
     def _is_written(self, group: list[_Commit]) -> bool:
         oid, record = next(iter(group[-1].records.items()))
@@ -743,6 +743,14 @@ class _OidRanges:
                 self._starts[0] = end
         self.count -= len(taken)
         return taken
+
+
+def _refuse_news(oids: list[bytes]) -> None:
+    """Commit nothing over what the sessions were not told: of a writer beside this storage.
+
+    They learn it when they sync. What a pack of their own removed they were told already.
+    """
+    raise ConflictError(oids)
 
 
 def _refs(record: bytes | None) -> Iterable[bytes]:

@@ -98,12 +98,13 @@ _HISTORY_TRIGGERS = {
         INSERT INTO durus_history VALUES (OLD.id, OLD.serial,
             (SELECT max(serial) + 1 FROM durus_commits), {_NOW_US}, OLD.data, OLD.refs);
         END""",
-    # As much as one commit adds, and more: it never falls behind for long. A pack does the rest.
+    # Twice what one commit adds, and more: it never falls behind for long.
     "durus_forget": """
         AFTER INSERT ON durus_commits BEGIN
         DELETE FROM durus_history WHERE rowid IN (
             SELECT rowid FROM durus_history
-            WHERE until_us < NEW.time_us - (SELECT history_us FROM durus_state) LIMIT 100);
+            WHERE until_us < NEW.time_us - (SELECT history_us FROM durus_state)
+            LIMIT 100 + length(NEW.oids) / 4);
         END""",
 }
 
