@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from durus.connection import Connection
-from durus.error import DurusKeyError, StorageReadOnlyError
+from durus.error import ConflictError, DurusKeyError, StorageReadOnlyError
 from durus.persistent_dict import PersistentDict
 from durus.serialize import ROOT_OID
 from durus.sqlite_storage import SqliteStorage
 from durus.storage import gen_oid_class, get_census, get_reference_index
 from durus.testing import commit, make_record
+from durus.utils import int8_to_str
 
 Open = Callable[..., SqliteStorage]
 
@@ -43,6 +45,37 @@ def test_an_oid_is_not_handed_out_again_after_its_object_is_packed(path: Path) -
             del root["only"]
             connection.commit()
             connection.pack()
+
+
+def test_an_oid_that_somebody_chose_is_not_handed_out(path: Path, open_here: Open) -> None:
+    """What is stored under an oid that was promised already, as 4.3 does, is passed over."""
+    storage = open_here()
+    first = int.from_bytes(storage.new_oid(), "big")
+    commit(storage, make_record(int8_to_str(first + 1)))
+    db = sqlite3.connect(path)
+    db.execute("INSERT INTO objects (id, data, refs) VALUES (?, x'00', x'')", (first + 3,))
+    db.commit()
+    db.close()
+    assert storage.sync() == [int8_to_str(first + 3)]
+    given = {storage.new_oid() for _ in range(50)}
+    assert given.isdisjoint(oid for oid, _ in storage.gen_oid_record())
+
+
+def test_an_oid_that_was_given_and_is_stored_by_another_is_void(
+    path: Path, open_here: Open
+) -> None:
+    """Where 4.3 stored under an oid that a session was given, `sync` says that all is void."""
+    storage = open_here()
+    given = storage.new_oid()
+    db = sqlite3.connect(path)
+    db.execute("INSERT INTO objects (id, data, refs) VALUES (?, x'00', x'')", (given[-1],))
+    db.commit()
+    db.close()
+    with pytest.raises(ConflictError):
+        commit(storage, make_record(given))
+    assert storage.sync() is None
+    assert storage.load(given)[12:] == b"\0"
+    assert storage.new_oid() != given
 
 
 def test_all_records_can_be_walked(open_here: Open) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from os import PathLike
@@ -45,7 +45,7 @@ from durus.sqlite_storage._history import find_as_of, gen_commits, history_us_of
 from durus.sqlite_storage._packer import Packer
 from durus.sqlite_storage._schema import has_format, is_upgraded, prepare, set_history, trim
 from durus.storage import Storage, StorageDescription, check_oid, check_record
-from durus.utils import int8_to_str
+from durus.utils import int8_to_str, str_to_int8
 
 __all__ = ["SqliteStorage"]
 
@@ -356,7 +356,7 @@ class SqliteStorage(Storage):
 
     def _tell(self, news: _News) -> list[bytes] | None:
         """Move to what `news` says, and give it together with what was not told before."""
-        self._note_seen(news.serial, news.total)
+        self._note_seen(news.serial, news.total, news.changed)
         untold, self._untold = self._untold, set()
         changed = news.changed | untold
         if not news.is_known or not self._given.isdisjoint(changed):
@@ -366,9 +366,13 @@ class SqliteStorage(Storage):
             return None
         return list(changed)
 
-    def _note_seen(self, serial: int, total: int) -> None:
+    def _note_seen(self, serial: int, total: int, written: Collection[bytes]) -> None:
         self._view, self._total = serial, total
         self._own_removals = 0
+        # Whoever chooses oids himself, as Durus 4.3, may have taken some that are promised to us.
+        start, end = self._next_oid_int, self._end_oid_int
+        if start < end and any(start <= str_to_int8(oid) < end for oid in written):
+            self._next_oid_int = end
 
     def _begin_reading(self, db: sqlite3.Connection) -> None:
         """Take a snapshot: that of the first statement which reads."""
@@ -504,7 +508,7 @@ class SqliteStorage(Storage):
             )
             if serial // _TRIM_EVERY != self._view // _TRIM_EVERY:
                 trim(db, 2 * _TRIM_EVERY)
-        self._note_seen(serial, total)
+        self._note_seen(serial, total, news.changed.union(pending))
         self._given.difference_update(pending)
         # Without a handler nobody was told. Of oids that were given, sync() has to say more.
         told = self._untold | news.changed
@@ -552,7 +556,7 @@ class SqliteStorage(Storage):
         told = news.changed | self._untold
         if told:
             handle(sorted(told))
-        self._note_seen(news.serial, news.total)
+        self._note_seen(news.serial, news.total, news.changed)
         self._untold = told & self._given
 
     def _hold(self, db: sqlite3.Connection) -> None:
