@@ -132,7 +132,7 @@ def _oids(path: str) -> Iterator[None]:
     """Take as many oids as there are at once, use none, and leave."""
     while True:
         with _connect(path, 2) as sock:
-            sock.sendall(_frame(_NEW_OIDS, pack(">L", 65536)))
+            sock.sendall(_frame(_NEW_OIDS, pack(">L", 8192)))
             _receive_frame(sock)
         yield
 

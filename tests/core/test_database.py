@@ -18,7 +18,7 @@ import pytest
 
 from durus import database as database_module
 from durus.connection import Connection
-from durus.database import Database
+from durus.database import Database, _Lease
 from durus.error import (
     BackendError,
     CommitUnknownError,
@@ -733,6 +733,16 @@ def test_a_program_that_ends_without_close(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     with Connection(path) as connection:
         assert sorted(connection.get_root()) == [0, 1, 2]
+
+
+def test_what_a_thread_holds_may_outlive_the_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of the interpreter their names may be None before the last thread's hold ends."""
+    with Database(MemoryStorage()) as database:
+        held: Any = database.connection()
+    lease = _Lease(database, held)
+    for name in ("sys", "os"):
+        monkeypatch.setattr(database_module, name, None)
+    lease.__del__()
 
 
 # -- forks

@@ -10,8 +10,6 @@ from contextlib import suppress
 from typing import ClassVar
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from durus.error import (
     ConflictError,
@@ -25,7 +23,7 @@ from durus.error import (
     WriteConflictError,
 )
 from durus.serialize import ROOT_OID
-from durus.sessions import Session, SharedStorage, _OidRanges
+from durus.sessions import Session, SharedStorage
 from durus.storage import MemoryStorage, Storage
 from durus.testing import StorageTests, commit, make_record
 from durus.utils import int8_to_str
@@ -370,6 +368,93 @@ class TestStrict:
             commit(session, make_record(A, [mine, unused]))
         assert caught.value.oids == [unused]
 
+    def test_a_reference_that_was_stored_over_counts_no_more(self, shared: SharedStorage) -> None:
+        """Only the last record of an object in a transaction must refer to what is there."""
+        session = shared.new_session()
+        commit(session, make_record(A, [int8_to_str(77)]), make_record(A, [B]))
+        assert session.load(A) == make_record(A, [B])
+
+    def test_a_sync_within_a_transaction_loses_no_overwritten_record(
+        self, shared: SharedStorage
+    ) -> None:
+        """What others read of before the commit is what was there at the commit."""
+        one, other, reader = (shared.new_session() for _ in range(3))
+        one.begin()
+        one.store(A, new(b"late"))
+        commit(other, new(b"early"))
+        assert one.sync() == [A]
+        reader.sync()
+        one.end()
+        assert reader.load(A) == new(b"early")
+        assert one.load(A) == new(b"late")
+
+    def test_what_a_pack_removed_is_not_referred_to(
+        self, storage: WaitingStorage, shared: SharedStorage
+    ) -> None:
+        """Though it was there when the record that refers to it was stored."""
+        commit(storage, make_record(ROOT_OID, [A, B]))
+        session, other = shared.new_session(), shared.new_session()
+        [lost] = other.new_oids(1)
+        commit(other, make_record(lost))
+        session.sync()
+        session.begin()
+        session.store(A, make_record(A, [lost]))
+        for _ in shared.get_packer():
+            pass
+        with pytest.raises(WriteConflictError) as caught:
+            session.end()
+        assert caught.value.oids == [lost]
+
+    def test_what_a_pack_removed_is_a_conflict_to_store(
+        self, storage: WaitingStorage, shared: SharedStorage
+    ) -> None:
+        """Not an oid that was never given: its session may try again, with what is there now."""
+        commit(storage, make_record(ROOT_OID, [A, B]))
+        session, other = shared.new_session(), shared.new_session()
+        commit(other, make_record(ROOT_OID, [B]))
+        for _ in shared.get_packer():
+            pass
+        with pytest.raises(WriteConflictError):
+            commit(session, new(b"changed"))
+        session.sync()
+        with pytest.raises(UnissuedOidError):
+            commit(session, new(b"changed"))
+
+    def test_overwritten_records_of_a_transaction_take_bounded_memory(
+        self, storage: WaitingStorage
+    ) -> None:
+        """Beyond what is kept for snapshots they are not kept for the commit either."""
+        commit(storage, make_record(A, payload=b"x" * 1000), make_record(B, payload=b"x" * 1000))
+        shared = SharedStorage(storage, strict=True, history_bytes=1500)
+        session, reader = shared.new_session(), shared.new_session()
+        session.begin()
+        session.store(A, new(b"1"))
+        assert session.open_bytes() > 1000
+        session.store(B, make_record(B))
+        assert session.open_bytes() < 1000
+        session.end()
+        with pytest.raises(ReadConflictError):
+            reader.load(A)
+
+    def test_a_transaction_that_was_refused_is_open_still(self, shared: SharedStorage) -> None:
+        """After submit() has raised, the same transaction may be submitted again."""
+        session, other = shared.new_session(), shared.new_session()
+
+        def refuse(stale: list[bytes]) -> None:
+            raise ConflictError(stale)
+
+        commit(other, make_record(B, payload=b"news"))
+        session.begin()
+        session.store(A, new(b"stored once"))
+        with pytest.raises(ConflictError):
+            session.submit(refuse, [].append)
+        assert list(session.open_oids()) == [A]
+        outcome: list[BaseException | None] = []
+        session.submit(None, outcome.append)
+        shared.flush()
+        assert outcome == [None]
+        assert session.load(A) == new(b"stored once")
+
     def test_oids_that_a_session_did_not_use_go_to_others(self, shared: SharedStorage) -> None:
         """What a closed session was given and did not store is given again, what it did is not."""
         one = shared.new_session()
@@ -622,28 +707,6 @@ def test_many_threads_increment_one_number(threads: ThreadPoolExecutor) -> None:
 
 def _payload(record: bytes) -> bytes:
     return next(b"%d" % n for n in range(1000) if record == new(b"%d" % n))
-
-
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 30))))
-def test_ranges_hold_what_was_put_in(steps: list[tuple[bool, int]]) -> None:
-    """A set of numbers kept as ranges is the set, in ascending order and with its count."""
-    ranges = _OidRanges()
-    model: set[int] = set()
-    for is_added, number in steps:
-        if not is_added:
-            ranges.discard(number)
-            model.discard(number)
-        elif number not in model:
-            ranges.add(number, number + 1)
-            model.add(number)
-        assert ranges.count == len(model)
-        assert [n for n in range(31) if n in ranges] == sorted(model)
-    other = _OidRanges()
-    other.add(100, 103)
-    other.take_all(ranges)
-    assert ranges.count == 0
-    half = len(model) // 2
-    assert other.take(half) + other.take(1000) == [*sorted(model), 100, 101, 102]
 
 
 def test_a_storage_that_is_followed_tells_its_sessions() -> None:

@@ -33,10 +33,11 @@ class Proxy:
         self._server = SocketAddress.new(server)
         self._newest: _Pair | None = None
         self._next_cut: tuple[Direction, int] | None = None
-        self._threads: list[threading.Thread] = []
+        self._pumps: list[threading.Thread] = []
         self._address = UnixDomainSocketAddress(path)
         self._listening = self._address.get_listening_socket()
-        self._start(self._accept)
+        self._accepting = threading.Thread(target=self._accept)
+        self._accepting.start()
 
     def __enter__(self) -> Self:
         return self
@@ -48,8 +49,9 @@ class Proxy:
         trace: TracebackType | None,
     ) -> None:
         self._listening.shutdown(socket.SHUT_RDWR)
-        while self._threads:
-            self._threads.pop().join()
+        self._accepting.join()
+        for pump in self._pumps:
+            pump.join()
         self._address.close(self._listening)
 
     @property
@@ -62,10 +64,11 @@ class Proxy:
         """Have the next connection cut when so many bytes have passed, and another one comes."""
         self._next_cut = direction, after_bytes
 
-    def _start(self, target: Callable[[], None]) -> None:
-        thread = threading.Thread(target=target)
-        self._threads.append(thread)
-        thread.start()
+    def _pump(self, target: Callable[[], None]) -> None:
+        # From Python 3.13 on, a thread that nobody joins or forgets keeps its stack.
+        self._pumps = [pump for pump in self._pumps if pump.is_alive()]
+        self._pumps.append(threading.Thread(target=target))
+        self._pumps[-1].start()
 
     def _accept(self) -> None:
         while True:
@@ -91,8 +94,8 @@ class Proxy:
         if self._next_cut is not None:
             pair.cut(*self._next_cut)
             self._next_cut = None
-        self._start(partial(pair.pump, "request", client, server))
-        self._start(partial(pair.pump, "reply", server, client))
+        self._pump(partial(pair.pump, "request", client, server))
+        self._pump(partial(pair.pump, "reply", server, client))
 
 
 class _Pair:

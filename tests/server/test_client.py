@@ -33,6 +33,7 @@ from durus.error import (
     StorageError,
     StorageReadOnlyError,
 )
+from durus.file_storage import FileStorage
 from durus.storage import MemoryStorage, Storage
 from durus.storage_server import Limits, StorageServer
 from durus.testing import commit
@@ -300,14 +301,13 @@ def test_large_transactions_go_through(
 # -- losing the server
 
 
-def test_a_server_that_comes_back_is_found_by_sync(tmp_path: Path, storage: MemoryStorage) -> None:
+def test_a_server_that_comes_back_is_found_by_sync(tmp_path: Path) -> None:
     """After a restart everything fails but `sync()`, which connects again."""
-    with serving(tmp_path, storage):
+    with serving(tmp_path, file_at(tmp_path / "f")):
         client = ClientStorage(address=str(tmp_path / "s"))
         client.begin()
         client.store(int8_to_str(1), record(1, payload=b"never sent"))
-        storage.close = lambda: None  # type: ignore[method-assign]  # the next server's
-    with serving(tmp_path, storage), client:
+    with serving(tmp_path, file_at(tmp_path / "f")), client:
         for use in (
             client.end,
             lambda: client.load(bytes(8)),
@@ -326,19 +326,43 @@ def test_a_server_that_comes_back_is_found_by_sync(tmp_path: Path, storage: Memo
 
 
 def test_a_server_that_stays_away_is_an_error_of_sync(
-    tmp_path: Path, storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`sync()` tries for a while, says that the server is lost, and may be called again."""
     monkeypatch.setattr(_storage, "_RECONNECT_S", 0.05)
-    with serving(tmp_path, storage):
+    with serving(tmp_path, file_at(tmp_path / "f")):
         client = ClientStorage(address=str(tmp_path / "s"))
-        storage.close = lambda: None  # type: ignore[method-assign]  # the next server's
     for _ in range(2):
         with pytest.raises(StorageDisconnectedError, match=str(tmp_path / "s")):
             client.sync()
-    with serving(tmp_path, storage), client:
+    with serving(tmp_path, file_at(tmp_path / "f")), client:
         assert client.sync() is None
         assert is_alive(client)
+
+
+def test_a_server_that_comes_back_with_another_database_is_not_used(tmp_path: Path) -> None:
+    """What a client has in memory is not mixed with it; the right database is found again."""
+    with serving(tmp_path, file_at(tmp_path / "f")):
+        client = ClientStorage(address=str(tmp_path / "s"))
+    with serving(tmp_path, file_at(tmp_path / "another")):
+        for _ in range(2):
+            with pytest.raises(StorageDisconnectedError, match="another database"):
+                client.sync()
+            with pytest.raises(StorageDisconnectedError):
+                client.load(bytes(8))
+    with serving(tmp_path), pytest.raises(StorageDisconnectedError, match="another database"):
+        client.sync()
+    with serving(tmp_path, file_at(tmp_path / "f")), client:
+        assert client.sync() is None
+        assert is_alive(client)
+
+
+def file_at(path: Path) -> FileStorage:
+    """Open a file that has what `storage` has, or make it."""
+    storage = FileStorage(path)
+    if not any(storage.gen_oid_record()):
+        commit(storage, record(0, [1, 2, 3]), record(1), record(2), record(3))
+    return storage
 
 
 def test_a_client_of_no_server_can_be_closed(tmp_path: Path, storage: MemoryStorage) -> None:

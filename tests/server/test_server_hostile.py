@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -528,20 +529,22 @@ def test_strangers_may_not_stop_the_server(tmp_path: Path, storage: MemoryStorag
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_other_users_may_not_stop_the_server(tmp_path: Path, storage: MemoryStorage) -> None:
+def test_other_users_may_not_stop_the_server(storage: MemoryStorage) -> None:
     """On a Unix socket, Q and STOP of a process of another user are refused."""
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
-    with serving(tmp_path, storage), OldPeer(tmp_path / "s") as good:
-        (tmp_path / "s").chmod(0o777)
-        # The system notes who connects when he does.
-        os.seteuid(65534)
-        try:
-            old, new = OldPeer(tmp_path / "s"), NewPeer(tmp_path / "s")
-        finally:
-            os.seteuid(0)
-        with old, new:
-            old.send(b"Q")
-            assert old.is_dropped()
-            assert new.error(STOP)["error"] == "AuthenticationError"
-        assert good.load(1) == record(1)
+    # Not tmp_path: others may not enter what is above it.
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path = Path(folder)
+        with serving(path, storage), OldPeer(path / "s") as good:
+            (path / "s").chmod(0o777)
+            # The system notes who connects when he does.
+            os.seteuid(65534)
+            try:
+                old, new = OldPeer(path / "s"), NewPeer(path / "s")
+            finally:
+                os.seteuid(0)
+            with old, new:
+                old.send(b"Q")
+                assert old.is_dropped()
+                assert new.error(STOP)["error"] == "AuthenticationError"
+            assert good.load(1) == record(1)

@@ -84,6 +84,30 @@ def test_a_request_may_arrive_byte_by_byte(tmp_path: Path, storage: MemoryStorag
         assert peer.read_frame() == (RECORDS, 9, pack(">L", len(record(1))) + record(1))
 
 
+def test_transactions_need_not_wait_for_each_other(tmp_path: Path, storage: MemoryStorage) -> None:
+    """A client may send the next transaction, about what it has just made, before an answer."""
+    with serving(tmp_path, storage), NewPeer(tmp_path / "s") as peer:
+        [new] = peer.new_oids(1)
+        for round_ in range(20):
+            peer.store(record(1, [2, new], b"%d" % round_), record(new, payload=b"%d" % round_))
+            peer.send_frame(COMMIT)
+        for _ in range(20):
+            assert peer.read_frame()[0] == COMMITTED
+        assert peer.load(new) == [record(new, payload=b"19")]
+
+
+def test_a_record_that_is_refused_is_an_error_of_the_commit(
+    tmp_path: Path, storage: MemoryStorage
+) -> None:
+    """Nothing answers a STORE; what is wrong with it is the answer to the COMMIT, and is over."""
+    with serving(tmp_path, storage), NewPeer(tmp_path / "s") as peer:
+        peer.store(record(1, payload=b"bad")[:-1], record(2))
+        peer.store(record(3))
+        assert peer.error(COMMIT)["error"] == "CorruptRecordError"
+        assert peer.commit(record(2, payload=b"good")) == []
+        assert storage.load(int8_to_str(2)) == record(2, payload=b"good")
+
+
 def test_read_ahead_brings_what_is_referred_to(tmp_path: Path, storage: MemoryStorage) -> None:
     """With a budget, the records that the one asked for refers to come along, within the budget."""
     size = len(record(1)) + 4
@@ -161,8 +185,8 @@ def test_a_long_answer_to_load_many_comes_in_parts(tmp_path: Path) -> None:
 def test_new_oids_are_nobody_elses(tmp_path: Path, storage: MemoryStorage) -> None:
     """NEW_OIDS gives as many as it says, and no client gets what another has got."""
     with serving(tmp_path, storage), NewPeer(tmp_path / "s") as a, OldPeer(tmp_path / "s") as b:
-        given = a.new_oids(65536) + b.new_oids(255) + a.new_oids(1)
-        assert len(set(given)) == 65792
+        given = a.new_oids(8192) + b.new_oids(255) + a.new_oids(1)
+        assert len(set(given)) == 8448
         assert min(given) > 3
 
 
@@ -350,6 +374,33 @@ def test_a_storage_that_cannot_be_packed_says_so(
     monkeypatch.delattr(MemoryStorage, "get_packer")
     with serving(tmp_path, storage), NewPeer(tmp_path / "s") as peer:
         assert peer.error(PACK)["error"] == "NotSupportedError"
+
+
+def test_a_client_that_gives_up_for_what_is_stale_is_a_conflict_that_counts(
+    tmp_path: Path, storage: MemoryStorage
+) -> None:
+    """It is counted as if the server had refused; one that gives up for itself is not."""
+    with (
+        serving(tmp_path, storage),
+        NewPeer(tmp_path / "s") as peer,
+        NewPeer(tmp_path / "s") as other,
+    ):
+        peer.load(1)
+        other.commit(record(1, payload=b"x"))
+        peer.store(record(2))
+        peer.expect(ASK, COMMIT)
+        peer.send_frame(GIVE_UP)
+        peer.store(record(2))
+        peer.send_frame(GIVE_UP)
+        assert peer.status()["conflicts"] == 1
+
+
+def test_wrong_credentials_are_counted(tmp_path: Path, storage: MemoryStorage) -> None:
+    """Who is not let in is among those that STATUS calls refused."""
+    with serving(tmp_path, storage, secret=b"sesame"), NewPeer(tmp_path / "s", b"sesame") as peer:
+        with NewPeer(tmp_path / "s", enter=False) as stranger:
+            assert stranger.introduce(b"guess")[0] == ERROR
+        assert peer.status()["refused"] == 1
 
 
 def test_status_tells_what_was_done(tmp_path: Path, storage: MemoryStorage) -> None:

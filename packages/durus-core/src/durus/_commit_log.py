@@ -41,7 +41,7 @@ class LoggedCommit:
         self.serial = serial
         self.oids = oids
         self.overwritten = overwritten
-        self.size_bytes = sum(len(record) for record in (overwritten or {}).values() if record)
+        self.size_bytes = sum(map(len, filter(None, (overwritten or {}).values())))
         self.is_pack = is_pack
 
 
@@ -61,7 +61,8 @@ class CommitLog:
         self._oid_limit = oid_limit
         self._byte_limit = byte_limit
         self._commits: deque[LoggedCommit] = deque()
-        self._by_oid: dict[bytes, deque[LoggedCommit]] = {}
+        # What changed an oid: one commit, or several in their order.
+        self._by_oid: dict[bytes, LoggedCommit | deque[LoggedCommit]] = {}
         self._oid_count = 0
         # Those whose overwritten records are here.
         self._with_records: deque[LoggedCommit] = deque()
@@ -70,12 +71,15 @@ class CommitLog:
     def add(self, commit: LoggedCommit) -> None:
         """Add the newest commit, and forget what goes beyond the limits."""
         self._commits.append(commit)
-        for oid in commit.oids:
-            commits = self._by_oid.get(oid)
-            if commits is None:
-                self._by_oid[oid] = deque((commit,))
-            else:
-                commits.append(commit)
+        by_oid = self._by_oid
+        again = by_oid.keys() & commit.oids
+        for oid in again:
+            earlier = by_oid[oid]
+            if isinstance(earlier, LoggedCommit):
+                earlier = by_oid[oid] = deque((earlier,))
+            earlier.append(commit)
+        first = commit.oids if not again else set(commit.oids) - again
+        by_oid.update(dict.fromkeys(first, commit))
         self._oid_count += len(commit.oids)
         if commit.overwritten is not None:
             self._with_records.append(commit)
@@ -113,8 +117,11 @@ class CommitLog:
 
     def first_change(self, oid: bytes, serial: int) -> LoggedCommit | None:
         """Give the first commit after a snapshot that changed an oid: what it replaced is in it."""
+        commits = self._by_oid.get(oid, ())
+        if isinstance(commits, LoggedCommit):
+            return commits if commits.serial > serial else None
         first = None
-        for commit in reversed(self._by_oid.get(oid, ())):
+        for commit in reversed(commits):
             if commit.serial <= serial:
                 break
             first = commit
@@ -126,9 +133,11 @@ class CommitLog:
         self._oid_count -= len(commit.oids)
         for oid in commit.oids:
             commits = self._by_oid[oid]
-            commits.popleft()
-            if not commits:
-                del self._by_oid[oid]
+            if not isinstance(commits, LoggedCommit):
+                commits.popleft()
+                if commits:
+                    continue
+            del self._by_oid[oid]
         if commit.overwritten is not None:
             self._with_records.popleft()
             self._forget_records(commit)

@@ -406,9 +406,14 @@ class _Lease:
         self._pid = os.getpid()
         self.connection = connection
 
-    def __del__(self) -> None:
+    def __del__(
+        self,
+        # At the end of the interpreter the modules may be gone before this.
+        is_finalizing: Callable[[], bool] = sys.is_finalizing,
+        getpid: Callable[[], int] = os.getpid,
+    ) -> None:
         # A fork ends all other threads in the child, before anything else runs there.
-        if sys.is_finalizing() or self._pid != os.getpid():
+        if is_finalizing() or self._pid != getpid():
             return
         database = self._database()
         if database is not None and self.connection.transaction_serial >= 0:

@@ -21,12 +21,14 @@ A session that reads an older snapshot gets the records that were overwritten si
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice, repeat
+from typing import TypeAlias
 
 from durus._commit_log import CommitLog, LoggedCommit
+from durus._oid_ranges import OidRanges
+from durus._pending_commit import Done, PendingCommit, refs_of
 from durus.error import (
     ConflictError,
     DurusKeyError,
@@ -37,7 +39,7 @@ from durus.error import (
     UnissuedOidError,
     WriteConflictError,
 )
-from durus.serialize import ROOT_OID, split_oids, unpack_record
+from durus.serialize import ROOT_OID
 from durus.storage import Storage, StorageDescription, check_oid, check_record
 from durus.utils import int8_to_str, str_to_int8
 
@@ -49,13 +51,16 @@ _LOG_OIDS = 200_000
 # How many oids one session may hold that it was given and has not used, if it is not trusted.
 _GIVEN_OIDS = 1 << 22
 
+# What an entry of a set or dict of oids takes, about.
+_ENTRY_BYTES = 100
+
 _NO_MORE = object()  # of a pack's steps
 
 # How many records to hand to the storage before others may load in between.
 _STORE_BATCH = 500
 
 Handler = Callable[[list[bytes]], None]
-Done = Callable[[BaseException | None], None]
+_Commit: TypeAlias = "PendingCommit[Session]"
 
 
 class SharedStorage:
@@ -88,6 +93,7 @@ class SharedStorage:
     ) -> None:
         self.storage = storage
         self._strict = strict
+        self._history_bytes = history_bytes
         # Who writes to the storage, or packs it. Taken before the other one, and held for as long
         # as the disk takes.
         self._writer = threading.Lock()
@@ -102,7 +108,7 @@ class SharedStorage:
         self._unfinished: list[_Commit] = []  # queued or being written, in the order of serials
         self._pending: dict[bytes, _Commit] = {}  # the same by oid
         self._is_closed = False
-        self._spare_oids = _OidRanges()
+        self._spare_oids = OidRanges()
         self._next_oid_int: int | None = None
         self._given_up: list[Iterator[object]] = []  # packs that wait to be closed
 
@@ -248,8 +254,7 @@ class SharedStorage:
             The news, or None if the commit is in the queue.
 
         Raises:
-            ConflictError: it stores what others changed, or refers to what a pack removed.
-            UnissuedOidError: it stores under an oid that is not its session's.
+            ConflictError: it stores what others changed, or refers to what is not there.
         """
         self._check_open()
         news = self._log.oids_since(told_until)
@@ -262,14 +267,13 @@ class SharedStorage:
         if news:
             return news
         records = commit.records
-        if not told.isdisjoint(records):
+        if told and not told.isdisjoint(records):
             raise WriteConflictError(sorted(told.intersection(records)))
+        self._check_removed(commit)
         if self._strict:
-            self._check_commit(commit)
-        else:
-            self._check_removed(commit)
-            if len(self._sessions) > 1:
-                commit.overwritten = {oid: self._find(oid) for oid in records}
+            self._check_examined(commit)
+        elif len(self._sessions) > 1:
+            commit.overwritten = {oid: self._find(oid) for oid in records}
         self._last_serial += 1
         commit.serial = self._last_serial
         self._queue.append(commit)
@@ -277,31 +281,56 @@ class SharedStorage:
         self._pending.update(dict.fromkeys(records, commit))
         return None
 
-    def _check_commit(self, commit: _Commit) -> None:
-        session, records = commit.session, commit.records
-        commit.overwritten = overwritten = {oid: self._find(oid) for oid in records}
-        for oid, old in overwritten.items():
-            if old is None and oid != ROOT_OID and str_to_int8(oid) not in session.given:
-                raise UnissuedOidError(oid)
-        missing: set[bytes] = set()
-        for oid, record in records.items():
-            refs = set(_refs(record)).difference(records, _refs(overwritten[oid]))
-            missing.update(ref for ref in refs if self._find(ref) is None)
-        if missing:
-            raise WriteConflictError(sorted(missing))
-        for oid, old in overwritten.items():
-            if old is None:
-                session.given.discard(str_to_int8(oid))
-
     def _check_removed(self, commit: _Commit) -> None:
         """Refuse references to what a pack removed: the caller may hold it and not have used it."""
         removed = self._log.removed_since(commit.session.view)
         if not removed:
             return
-        referred = {ref for record in commit.records.values() for ref in _refs(record)}
-        missing = {oid for oid in referred & removed if self._find(oid) is None}
+        missing = {oid for oid in commit.refs() & removed if self._find(oid) is None}
         if missing:
             raise WriteConflictError(sorted(missing))
+
+    def _examine(self, commit: _Commit, oid: bytes, record: bytes) -> None:
+        """Look up what must be known of a record before a session that is not trusted commits it.
+
+        What is found stays true for as long as the session does not move: whatever else changes is
+        news to it, and a conflict.
+
+        Raises:
+            UnissuedOidError: the oid is new, and not its session's.
+        """
+        old = self._find(oid)
+        overwritten = commit.overwritten
+        if overwritten is not None and oid not in overwritten:
+            overwritten[oid] = old
+            commit.extra_bytes += _ENTRY_BYTES
+            if old is not None:
+                commit.extra_bytes += len(old)
+                commit.overwritten_bytes += len(old)
+                if commit.overwritten_bytes > self._history_bytes:
+                    # More than the log would keep.
+                    commit.extra_bytes -= commit.overwritten_bytes
+                    commit.overwritten = None
+        if old is None and oid != ROOT_OID:
+            if str_to_int8(oid) in commit.session.given:
+                commit.new_oids.add(oid)
+            elif not self._may_have_changed(oid, commit.view):
+                raise UnissuedOidError(oid)
+        for ref in set(refs_of(record)).difference(refs_of(old)):
+            if ref != oid and ref not in commit.records and self._find(ref) is None:
+                commit.absent.add(ref)
+                commit.extra_bytes += _ENTRY_BYTES
+
+    def _may_have_changed(self, oid: bytes, serial: int) -> bool:
+        """Tell whether an oid is news to a snapshot: to store under it is a conflict then."""
+        return serial < self._log.start or self._log.first_change(oid, serial) is not None
+
+    def _check_examined(self, commit: _Commit) -> None:
+        missing = commit.absent.difference(commit.records)
+        # One may have been referred to by a record that was stored again, without it.
+        if missing and (missing := missing & commit.refs()):
+            raise WriteConflictError(sorted(missing))
+        commit.session.given.discard_oids(commit.new_oids)
 
     def _find(self, oid: bytes) -> bytes | None:
         try:
@@ -335,12 +364,12 @@ class SharedStorage:
             )
         # That of the root may have been stored by somebody whom it was not given to.
         if 0 in self._spare_oids and self._find(ROOT_OID) is not None:
-            self._spare_oids.discard(0)
+            self._spare_oids.discard(0, 1)
         oid_ints = self._spare_oids.take(count)
         oid_ints += self._fresh_oids(count - len(oid_ints))
-        for oid_int in oid_ints:
-            session.given.add(oid_int, oid_int + 1)
-        return [int8_to_str(oid_int) for oid_int in oid_ints]
+        oids = [int8_to_str(oid_int) for oid_int in oid_ints]
+        session.given.add_oids(oids)
+        return oids
 
     def _fresh_oids(self, count: int) -> list[int]:
         storage = self.storage
@@ -446,14 +475,11 @@ class SharedStorage:
 
     def _give_back(self, commit: _Commit) -> None:
         """Let the session of a commit that failed use its new oids again."""
-        if not self._strict or commit.overwritten is None:
+        if not commit.new_oids:
             return
         is_there = commit.session in self._sessions
         owner = commit.session.given if is_there else self._spare_oids
-        for oid, old in commit.overwritten.items():
-            if old is None and oid != ROOT_OID:
-                oid_int = str_to_int8(oid)
-                owner.add(oid_int, oid_int + 1)
+        owner.add_oids(commit.new_oids)
 
     def _step(self, packer: Iterator[object]) -> tuple[bool, object]:
         """Do one step of a pack; tell whether it was the last, and give what it yielded.
@@ -493,10 +519,10 @@ class Session(Storage):
         self.is_persistent = storage.is_persistent
         self.view = 0
         self.packed = 0
-        self.given = _OidRanges()
+        self.given = OidRanges()
         self._shared = shared
         self._lock = shared._lock
-        self._records: dict[bytes, bytes] | None = None
+        self._transaction: _Commit | None = None
         self._is_closed = False
 
     def __str__(self) -> str:
@@ -510,18 +536,27 @@ class Session(Storage):
 
     def begin(self) -> None:
         self._check_open()
-        self._records = {}
+        self._transaction = PendingCommit(self, is_strict=self._shared._strict)
 
     def store(self, oid: bytes, record: bytes) -> None:
         self._check_open()
-        if self._records is None:
+        transaction = self._transaction
+        if transaction is None:
             raise StorageTransactionError("store() needs a begin() first")
         check_record(oid, record)
-        self._records[bytes(oid)] = bytes(record)
+        oid, record = bytes(oid), bytes(record)
+        if self._shared._strict:
+            with self._lock:
+                self._shared._examine(transaction, oid, record)
+        transaction.records[oid] = record
+        transaction.record_bytes += len(record)
 
     def end(self, handle_invalidations: Handler | None = None) -> None:
         outcome: list[BaseException | None] = []
-        commit = self._queue_commit(handle_invalidations, outcome.append)
+        try:
+            commit = self._queue_commit(handle_invalidations, outcome.append)
+        finally:
+            self._transaction = None
         if commit is not None:
             try:
                 self._shared.flush()
@@ -533,13 +568,19 @@ class Session(Storage):
 
     def open_oids(self) -> Collection[bytes]:
         """Give the oids that the open transaction stores."""
-        return self._records.keys() if self._records else ()
+        return self._transaction.records.keys() if self._transaction is not None else ()
+
+    def open_bytes(self) -> int:
+        """Give how much memory the open transaction takes, about."""
+        transaction = self._transaction
+        return transaction.record_bytes + transaction.extra_bytes if transaction is not None else 0
 
     def submit(self, handle_invalidations: Handler | None, done: Done) -> None:
         """End the transaction without waiting for the disk.
 
-        It is validated now, and what `end()` raises before it writes is raised now. Until it is
-        done this session may load, and sees its old snapshot.
+        It is validated now, and what `end()` raises before it writes is raised now; then the
+        transaction is still open. Until it is done this session may load, and sees its old
+        snapshot.
 
         Args:
             handle_invalidations: as for `end()`.
@@ -551,27 +592,38 @@ class Session(Storage):
     def _queue_commit(self, handle: Handler | None, done: Done) -> _Commit | None:
         """Validate and queue the transaction; None if there was nothing to store."""
         self._check_open()
-        records, self._records = self._records, None
-        if records is None:
+        transaction = self._transaction
+        if transaction is None:
             raise StorageTransactionError("end() needs a begin() first")
-        if not records:
+        if not transaction.records:
             self._end_empty(handle)
+            self._transaction = None
             done(None)
             return None
-        commit = _Commit(self, records, done)
+        transaction.done = done
+        if self._shared._strict and transaction.view != self.view:
+            self._examine_again(transaction)
         told: set[bytes] = set()
         told_until = self.view
         while True:
             with self._lock:
                 self._shared._take_news()
-                news = self._shared._add(commit, told, told_until)
+                news = self._shared._add(transaction, told, told_until)
                 told_until = self._shared._last_serial
             if news is None:
-                return commit
+                self._transaction = None
+                return transaction
             # Without the lock: a handler makes ghosts, and what ends by that may load others.
             told |= news
             if handle is not None:
                 handle(sorted(news))
+
+    def _examine_again(self, transaction: _Commit) -> None:
+        """Look up what was looked up before the session moved."""
+        transaction.forget_examined()
+        for oid, record in transaction.records.items():
+            with self._lock:
+                self._shared._examine(transaction, oid, record)
 
     def _end_empty(self, handle: Handler | None) -> None:
         shared = self._shared
@@ -638,7 +690,7 @@ class Session(Storage):
     def close(self) -> None:
         with self._lock:
             self._is_closed = True
-            self._records = None
+            self._transaction = None
             self._shared._remove_session(self)
 
     def _check_open(self) -> None:
@@ -647,111 +699,9 @@ class Session(Storage):
         self._shared._check_open()
 
 
-class _Commit:
-    """A transaction on its way from a session to the storage.
-
-    Attributes:
-        serial: its place in the order of all commits, once it is queued.
-        overwritten: the records that it replaces, None for an oid that is new; None in place of all
-            where no other session can ask for them.
-    """
-
-    __slots__ = ("done", "overwritten", "records", "serial", "session")
-
-    is_pack = False
-
-    def __init__(self, session: Session, records: dict[bytes, bytes], done: Done) -> None:
-        self.session = session
-        self.records = records
-        self.done = done
-        self.serial = 0
-        self.overwritten: dict[bytes, bytes | None] | None = None
-
-
-class _OidRanges:
-    """Oids as numbers, in few ranges for as long as they come and go in order.
-
-    Attributes:
-        count: how many there are.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-
-    def clear(self) -> None:
-        self.count = 0
-        self._starts.clear()
-        self._ends.clear()
-
-    def __contains__(self, oid_int: int) -> bool:
-        i = bisect_right(self._starts, oid_int) - 1
-        return i >= 0 and oid_int < self._ends[i]
-
-    def add(self, start: int, end: int) -> None:
-        """Add the numbers from `start` to below `end`, none of which is there."""
-        self.count += end - start
-        starts, ends = self._starts, self._ends
-        i = bisect_right(starts, start)
-        joins_left = i > 0 and ends[i - 1] == start
-        joins_right = i < len(starts) and starts[i] == end
-        if joins_left and joins_right:
-            ends[i - 1] = ends.pop(i)
-            del starts[i]
-        elif joins_left:
-            ends[i - 1] = end
-        elif joins_right:
-            starts[i] = start
-        else:
-            starts.insert(i, start)
-            ends.insert(i, end)
-
-    def take_all(self, other: _OidRanges) -> None:
-        """Move the numbers of another to this one."""
-        for start, end in zip(other._starts, other._ends, strict=True):
-            self.add(start, end)
-        other.clear()
-
-    def discard(self, oid_int: int) -> None:
-        """Remove a number, if it is there."""
-        starts, ends = self._starts, self._ends
-        i = bisect_right(starts, oid_int) - 1
-        if i < 0 or oid_int >= ends[i]:
-            return
-        self.count -= 1
-        if starts[i] == oid_int:
-            starts[i] += 1
-            if starts[i] == ends[i]:
-                del starts[i], ends[i]
-        elif ends[i] == oid_int + 1:
-            ends[i] = oid_int
-        else:
-            starts.insert(i + 1, oid_int + 1)
-            ends.insert(i, oid_int)
-
-    def take(self, count: int) -> list[int]:
-        """Remove the lowest numbers, `count` of them or all, and give them."""
-        taken: list[int] = []
-        while self._starts and len(taken) < count:
-            start = self._starts[0]
-            end = min(self._ends[0], start + count - len(taken))
-            taken += range(start, end)
-            if end == self._ends[0]:
-                del self._starts[0], self._ends[0]
-            else:
-                self._starts[0] = end
-        self.count -= len(taken)
-        return taken
-
-
 def _refuse_news(oids: list[bytes]) -> None:
     """Commit nothing over what the sessions were not told: of a writer beside this storage.
 
     They learn it when they sync. What a pack of their own removed they were told already.
     """
     raise ConflictError(oids)
-
-
-def _refs(record: bytes | None) -> Iterable[bytes]:
-    return split_oids(unpack_record(record)[2]) if record is not None else ()

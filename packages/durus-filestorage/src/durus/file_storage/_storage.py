@@ -143,6 +143,8 @@ class JournalStorage(Storage):
         if self._readonly:
             self._journal, changed = follow_writer(self._journal)
             return [int8_to_str(oid_int) for oid_int in changed]
+        if not self._removed:
+            return []
         removed = self._removed_oids()
         self._removed = array("Q")
         return removed

@@ -14,9 +14,10 @@ All integers are unsigned and big-endian; an oid is 8 bytes; a record is as in `
 The server speaks first::
 
     HELLO     JSON: server, auth ("none" or "secret"), nonce (32 bytes in hex), compress, max_frame,
-              max_transaction, readonly, instance
+              max_transaction, readonly
     HELLO     the client's answer, JSON: client, compress, auth: nonce and proof in hex
-    WELCOME   JSON: proof, if there is a secret; or ERROR
+    WELCOME   JSON: database (in hex: the same after a restart of the server only if that has the
+              same database), proof, if there is a secret; or ERROR
 
 A proof is the HMAC-SHA256, keyed with the secret, of `durus-2 client` or `durus-2 server` and both
 nonces, the server's first. The secret is never sent, and each side proves that it knows it.
@@ -107,7 +108,7 @@ COMPRESSED = 0x40
 FRAME_HEADER = Struct(">LBL")
 
 MAX_LOAD_MANY = 8192
-MAX_NEW_OIDS = 65536
+MAX_NEW_OIDS = 8192
 
 NOT_STORED = 0xFFFFFFFF
 READ_CONFLICT = 0xFFFFFFFE
@@ -152,7 +153,7 @@ def pack_frame(kind: int, number: int, payload: bytes = b"") -> bytes:
     return FRAME_HEADER.pack(len(payload) + 5, kind, number) + payload
 
 
-def decompress(payload: bytes, most_bytes: int) -> bytes:
+def decompress(payload: bytes | memoryview, most_bytes: int) -> bytes:
     """Undo what the COMPRESSED flag says, in bounded memory.
 
     Raises:

@@ -29,6 +29,8 @@ class Protocol1:
     """One client of a server that speaks protocol 1, after the greeting."""
 
     version = 1
+    # It does not tell.
+    database = None
     readonly = False
     most_transaction_bytes = 0xFFFFFFFF
 

@@ -74,6 +74,7 @@ class Protocol2:
         compress: have both sides compress what is worth it.
 
     Attributes:
+        database: tells which database it is from every other.
         readonly: the server lets nobody change anything.
         most_transaction_bytes: the longest transaction that the server takes.
 
@@ -99,6 +100,7 @@ class Protocol2:
         with transport:
             transport.expect()
             hello = read_object(self._receive_first(Type.HELLO))
+            self.database: str | None = None
             self.readonly = hello.get("readonly") is True
             self.most_transaction_bytes = _as_int(hello.get("max_transaction"))
             self._greet(hello, secret, compress=compress)
@@ -117,6 +119,7 @@ class Protocol2:
             raise AuthenticationError("the server asks for a secret, and none is given")
         self._transport.send(pack_frame(Type.HELLO, 0, json.dumps(answer).encode()))
         welcome = read_object(self._receive_first(Type.WELCOME))
+        self.database = str(welcome.get("database"))
         if secret is None:
             return
         proof = _from_hex(welcome.get("proof"))
@@ -136,14 +139,6 @@ class Protocol2:
     # -- frames
 
     def _receive_frame(self, most_bytes: int = _MOST_BYTES) -> tuple[int, int, bytes]:
-        # What most answers are: a frame that came in one piece.
-        buffer, start = self._transport.peek()
-        if len(buffer) >= start + 9:
-            length, kind, number = FRAME_HEADER.unpack_from(buffer, start)
-            end = start + 4 + length
-            if 5 <= length <= most_bytes and end <= len(buffer) and not kind & COMPRESSED:
-                self._transport.skip_to(end)
-                return kind, number, buffer[start + 9 : end]
         length, kind, number = FRAME_HEADER.unpack(self._transport.read(9))
         if not 5 <= length <= most_bytes:
             raise ProtocolError(f"the server says that a frame has {length} bytes")
@@ -193,10 +188,19 @@ class Protocol2:
 
     def _ask(self, kind: int, payload: bytes, answer: int, read: Callable[[bytes], _T]) -> _T:
         """Send a request, and give what `read` makes of its answer."""
-        with self._transport:
-            _, found = self._receive(self._send(kind, payload), answer)
+        transport = self._transport
+        with transport:
+            number = self._number = self._number % 0xFFFFFFFF + 1
+            data = transport.exchange(self._pack(kind, number, payload))
+            # What most answers are: one frame, which came in one piece.
+            size = len(data)
+            if size >= 9 and FRAME_HEADER.unpack_from(data) == (size - 4, answer, number):
+                transport.take_all()
+                found = data[9:]
+            else:
+                _, found = self._receive(number, answer)
             result = read(found)
-            self._transport.finish()
+            transport.finish()
         return result
 
     # -- requests

@@ -112,6 +112,7 @@ class ClientStorage(Storage):
         self._is_lost = False
         self._pid = os.getpid()
         self._server = self._connect_within(wait_s)
+        self._database = self._server.database
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({str(self._address)!r})"
@@ -176,10 +177,17 @@ class ClientStorage(Storage):
         """Connect again.
 
         Raises:
-            StorageDisconnectedError: the server did not come back in time.
+            StorageDisconnectedError: the server did not come back in time, or has another database.
         """
         self._forget_server()
-        self._server = self._connect_within(_RECONNECT_S)
+        server = self._connect_within(_RECONNECT_S)
+        if server.database != self._database:
+            server._transport.close()
+            raise StorageDisconnectedError(
+                f"the server at {self._address} came back with another database than the one whose"
+                " objects this client has; close it, and open another"
+            )
+        self._server = server
         self._pid = os.getpid()
         self._is_lost = False
 

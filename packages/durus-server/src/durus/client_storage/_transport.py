@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import suppress
-from ssl import SSLWantReadError, SSLWantWriteError
+from select import POLLIN, poll
+from ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 
 from durus.error import DurusError, StorageDisconnectedError
 
@@ -28,6 +29,10 @@ class Transport:
     def __init__(self, connected: socket.socket, name: str, timeout_s: float | None = None) -> None:
         connected.settimeout(timeout_s)
         self._socket = connected
+        # Of TLS something may have come that is not to be seen from without.
+        self._is_tls = isinstance(connected, SSLSocket)
+        self._poll = poll()
+        self._poll.register(connected, POLLIN)
         self._timeout_s = timeout_s
         self._name = name
         self._pid = os.getpid()
@@ -74,6 +79,8 @@ class Transport:
         """
         if self._position < len(self._buffer):
             return
+        if not self._is_tls and not self._poll.poll(0):
+            return
         try:
             self._socket.setblocking(False)
             try:
@@ -98,6 +105,18 @@ class Transport:
         self._is_whole = False
         self._socket.sendall(data)
 
+    def exchange(self, request: bytes) -> bytes:
+        """Send a request, and give what has come of the answer, which is still to be taken.
+
+        It is empty if something of an earlier answer is still there.
+        """
+        self._is_whole = False
+        self._socket.sendall(request)
+        if self._position < len(self._buffer):
+            return b""
+        self._buffer, self._position = self._receive(_RECEIVE_BYTES), 0
+        return self._buffer
+
     def expect(self) -> None:
         """Take note that an answer is due that was not asked for just now."""
         self._is_whole = False
@@ -116,16 +135,9 @@ class Transport:
             return self._buffer[start:end]
         return self._read_more(length)
 
-    def peek(self) -> tuple[bytes, int]:
-        """Give what has come, at least a byte, and where in it the next byte of an answer is."""
-        if self._position == len(self._buffer):
-            self._buffer = self._receive(_RECEIVE_BYTES)
-            self._position = 0
-        return self._buffer, self._position
-
-    def skip_to(self, position: int) -> None:
-        """Take what `peek()` has shown up to a position."""
-        self._position = position
+    def take_all(self) -> None:
+        """Take all that has come."""
+        self._position = len(self._buffer)
 
     def _receive(self, most_bytes: int) -> bytes:
         data = self._socket.recv(most_bytes)

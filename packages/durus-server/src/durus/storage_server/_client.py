@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from durus.error import (
@@ -14,6 +14,7 @@ from durus.error import (
     WriteConflictError,
 )
 from durus.serialize import ROOT_OID
+from durus.storage_server._connection import END_OF_TURN
 from durus.storage_server._known_oids import KnownOids
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from durus.storage_server._hub import Hub
 
 __all__ = ["Client", "StaleError"]
+
+# How many records to take before the other clients have their turn.
+_TURN_RECORDS = 25
 
 
 class StaleError(ConflictError):
@@ -57,6 +61,9 @@ class Client:
         self._metrics = hub.metrics
         self._was_given_root = False
         self._commits_under_way = 0
+        self._open_bytes = 0
+        self._turn_records = 0
+        self.session.begin()
         hub.protocols[self.version] += 1
 
     def is_committing(self) -> bool:
@@ -138,26 +145,57 @@ class Client:
             oids[0] = ROOT_OID
         return oids
 
-    def commit(
-        self,
-        records: dict[bytes, bytes],
-        answer: Callable[[BaseException | None], None],
-    ) -> None:
-        """Hand a whole transaction on.
+    def gen_store(self, records: Iterable[tuple[bytes, bytes]], size_bytes: int) -> Iterator[bytes]:
+        """Add records, with their oids, to the transaction; yield when others have their turn.
 
         Args:
-            records: what it stores.
+            records: what to add.
+            size_bytes: how much the request that brings them takes, which is kept meanwhile.
+
+        Raises:
+            DurusError: one is refused. The transaction is not to be committed.
+        """
+        session = self.session
+        self._hold(size_bytes)
+        try:
+            for oid, record in records:
+                session.store(oid, record)
+                self._turn_records += 1
+                if self._turn_records == _TURN_RECORDS:
+                    self._turn_records = 0
+                    self._note_open(session.open_bytes())
+                    yield END_OF_TURN
+        finally:
+            self._hold(-size_bytes)
+        self._note_open(session.open_bytes())
+
+    def give_up(self) -> None:
+        """Forget the transaction, and be ready for another."""
+        self.session.begin()
+        self.told.clear()
+        self._note_open(0)
+
+    def _note_open(self, open_bytes: int) -> None:
+        """Count what the open transaction takes."""
+        change, self._open_bytes = open_bytes - self._open_bytes, open_bytes
+        self._hold(change)
+
+    def _hold(self, change_bytes: int) -> None:
+        # Whoever was dropped for holding too much counts as holding nothing.
+        self.hub.hold(self.connection, max(change_bytes, -self.connection.held_bytes))
+
+    def commit(self, answer: Callable[[BaseException | None], None]) -> None:
+        """Hand the transaction on.
+
+        Args:
             answer: called with the outcome, unless this raises.
 
         Raises:
-            StaleError: it knows more that is stale.
-            DurusError: the transaction is refused.
+            StaleError: it knows more that is stale. It may be told and confirm, or give up.
+            DurusError: the transaction is refused, and given up.
         """
-        self.check_writable("commit")
         session, known, told = self.session, self.known, self.told
-        if not told.isdisjoint(records):
-            # Its session may have moved on when it was told; the client says that it has not.
-            raise WriteConflictError(sorted(told.intersection(records)))
+        records = session.open_oids()
 
         def handle_invalidations(stale: list[bytes]) -> None:
             news = [oid for oid in stale if oid not in told]
@@ -168,17 +206,29 @@ class Client:
 
         def note_outcome(error: BaseException | None) -> None:
             self._commits_under_way -= 1
+            self._hold(-open_bytes)
             if error is None:
                 self._note_committed(records)
             answer(error)
 
-        size = 0
-        session.begin()
-        for oid, record in records.items():
-            session.store(oid, record)
-            size += len(record)
+        # Counted until it is on the disk.
+        open_bytes, self._open_bytes = self._open_bytes, 0
         committer = self.hub.committer
-        session.submit(handle_invalidations, committer.ticket(size, note_outcome))
+        try:
+            self.check_writable("commit")
+            if told and not told.isdisjoint(records):
+                # Its session may have moved on when it was told; the client says that it has not.
+                raise WriteConflictError(sorted(told.intersection(records)))
+            session.submit(handle_invalidations, committer.ticket(open_bytes, note_outcome))
+        except StaleError:
+            self._open_bytes = open_bytes
+            raise
+        except DurusError:
+            self._open_bytes = open_bytes
+            self.give_up()
+            raise
+        session.begin()
+        told.clear()
         self._commits_under_way += 1
         committer.order_flush()
 

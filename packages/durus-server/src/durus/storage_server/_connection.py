@@ -38,7 +38,7 @@ _PAUSE_BYTES = 64 << 10
 class Speaker(Protocol):
     """What understands the requests of a client."""
 
-    def take(self, data: bytes, start: int) -> int:
+    def take(self, data: bytes | bytearray, start: int) -> int:
         """Take the request that begins at `data[start]`, and give where it ends.
 
         A request that is not all there, or must wait, is left: then the answer is `start`, and
@@ -58,7 +58,7 @@ class Speaker(Protocol):
         """Give back what is held for the client, who has left."""
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(asyncio.BufferedProtocol):
     """The socket of one client.
 
     Attributes:
@@ -101,20 +101,26 @@ class ClientConnection(asyncio.Protocol):
             self._hub.limits.handshake_s, self._end_late_handshake
         )
 
-    def data_received(self, data: bytes) -> None:
-        self._metrics.bytes_in += len(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        # One for all: what is in it is taken out before the event loop does anything else. A new
+        # one for each read would cost more than the system's call.
+        return self._hub.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._metrics.bytes_in += nbytes
+        arrived = self._hub.buffer[:nbytes]
         rest = self._rest
         if rest or self._is_busy():
-            rest += data
+            rest += arrived
             if len(rest) > _PAUSE_BYTES:
                 self._note_rest(len(rest))
                 if self._is_busy():
                     self._pause_reading()
             if self._is_busy() or len(rest) < self.wanted_bytes:
                 return
-            data = bytes(rest)
-            rest.clear()
-        self._take_requests(data)
+            self._take_rest()
+        else:
+            self._take_requests(bytes(arrived))
 
     def pause_writing(self) -> None:
         self._is_unread = True
@@ -225,13 +231,18 @@ class ClientConnection(asyncio.Protocol):
             or self._replies is not None
         )
 
-    def _take_requests(self, data: bytes) -> None:
+    def _take_rest(self) -> None:
+        # Not a copy: of megabytes it would take the time of all clients.
+        data, self._rest = self._rest, bytearray()
+        self._take_requests(data)
+
+    def _take_requests(self, data: bytes | bytearray) -> None:
         """Take what is whole of `data`, and keep the rest."""
         self._turn_bytes = 0
         start, end = 0, len(data)
         taken = 0
         try:
-            while start < end and not self._is_busy():
+            while start < end:
                 after = self.speaker.take(data, start)
                 if after == start:
                     break
@@ -242,6 +253,8 @@ class ClientConnection(asyncio.Protocol):
                 taken += 1
                 if taken >= _TURN_REQUESTS or self._turn_bytes > _TURN_BYTES:
                     self._end_turn()
+                if start < end and self._is_busy():
+                    break
         except Exception as error:  # noqa: BLE001 - whatever it is, the others are served
             self._fail(error)
         if self._is_closing:
@@ -303,9 +316,7 @@ class ClientConnection(asyncio.Protocol):
         if self._is_busy():
             return
         if len(self._rest) >= max(1, self.wanted_bytes):
-            data = bytes(self._rest)
-            self._rest.clear()
-            self._take_requests(data)
+            self._take_rest()
         if not self._is_busy():
             self._resume_reading()
 

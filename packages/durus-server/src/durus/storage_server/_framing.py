@@ -31,10 +31,10 @@ class Command(NamedTuple):
     Attributes:
         method: takes the speaker, the number of the request and what it brings.
         most_bytes: a frame that says it has more is refused before it has come; None for what a
-            whole transaction may have.
+            whole transaction may have, and then the method gets a view of it, if not a copy.
     """
 
-    method: Callable[[Any, int, bytes], bool | None]
+    method: Callable[[Any, int, Any], bool | None]
     most_bytes: int | None
 
 
@@ -52,7 +52,7 @@ class Framing:
         self.compresses = False
 
     def take(
-        self, commands: Mapping[int, Command], speaker: object, data: bytes, start: int
+        self, commands: Mapping[int, Command], speaker: object, data: bytes | bytearray, start: int
     ) -> int:
         """Call the method of the request at `data[start]`; see `Speaker.take`."""
         have = len(data) - start
@@ -76,12 +76,16 @@ class Framing:
         if have < 4 + size:
             self.connection.wanted_bytes = 4 + size
             return start
-        payload = data[start + 9 : end]
+        payload: bytes | memoryview
+        if command.most_bytes is None:
+            payload = memoryview(data)[start + 9 : end]
+        else:
+            payload = bytes(data[start + 9 : end])
         if kind & COMPRESSED:
             payload = self._decompress(payload, most_bytes)
         return start if command.method(speaker, number, payload) is LATER else end
 
-    def _decompress(self, payload: bytes, most_bytes: int) -> bytes:
+    def _decompress(self, payload: bytes | memoryview, most_bytes: int) -> bytes:
         if not self.compresses:
             raise ProtocolError("it compresses, which was not agreed on")
         return decompress(payload, min(most_bytes, _MOST_DECOMPRESSED_BYTES))

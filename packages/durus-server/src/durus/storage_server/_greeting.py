@@ -26,7 +26,7 @@ class Greeter:
         self._hub = hub
         self._connection = connection
 
-    def take(self, data: bytes, start: int) -> int:
+    def take(self, data: bytes | bytearray, start: int) -> int:
         command = data[start]
         if command == _CHOOSE:
             if len(data) - start < 5:

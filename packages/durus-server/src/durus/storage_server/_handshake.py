@@ -52,22 +52,22 @@ class Handshake:
             "max_frame": limits.transaction_bytes,
             "max_transaction": limits.transaction_bytes,
             "readonly": policy.readonly,
-            "instance": self._hub.instance,
         }
         return json.dumps(hello).encode()
 
-    def take(self, data: bytes, start: int) -> int:
+    def take(self, data: bytes | bytearray, start: int) -> int:
         return self._framing.take(self._COMMANDS, self, data, start)
 
     def _take_hello(self, number: int, payload: bytes) -> None:
         hello = read_object(payload)
         secret = self._hub.policy.secret
-        welcome: dict[str, object] = {}
+        welcome: dict[str, object] = {"database": self._hub.database}
         if secret is not None:
             auth = hello.get("auth")
             nonce, proof = _read_proof(auth if isinstance(auth, dict) else {})
             # The same answer whatever was wrong, and a comparison that takes the same time.
             if not compare_digest(client_proof(secret, self._nonce, nonce), proof):
+                self._hub.metrics.refused += 1
                 self._framing.send_error(number, AuthenticationError("credentials refused"))
                 self._connection.drop("its credentials are wrong")
                 return

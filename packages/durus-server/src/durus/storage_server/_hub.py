@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from durus.logger import logger
@@ -19,9 +20,12 @@ from durus.storage_server._roots import RootMaking
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from durus.storage import Storage
     from durus.storage_server._connection import ClientConnection, Speaker
 
 __all__ = ["Hub", "Policy"]
+
+_BUFFER_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +58,10 @@ class Hub:
         metrics: what is counted.
         committer: waits for the disk.
         roots: who makes the root of an empty storage.
+        buffer: where whatever a client sends arrives.
         connections: the clients.
         arriving: those that were accepted, and are no clients yet.
-        instance: tells this run of the server from every other, in hex.
+        database: tells the database that is served from every other, in hex.
         request_stop: asks the server to end.
     """
 
@@ -77,10 +82,11 @@ class Hub:
         self.metrics = Metrics()
         self.committer = Committer(shared, loop, self.metrics, gcbytes)
         self.roots = RootMaking(loop, limits.root_s)
+        self.buffer = memoryview(bytearray(_BUFFER_BYTES))
         self.connections: set[ClientConnection] = set()
         self.arriving: set[Peer] = set()
         self.protocols: Counter[int] = Counter()
-        self.instance = os.urandom(16).hex()
+        self.database = _identify(shared.storage)
         self.request_stop = request_stop
         self.on_room: Callable[[], None] | None = None
         self._greeter = greeter
@@ -167,3 +173,15 @@ class Hub:
 
 def _held_bytes(connection: ClientConnection) -> int:
     return connection.held_bytes
+
+
+def _identify(storage: Storage) -> str:
+    """Give what stays the same for as long as clients may take a database for the same one.
+
+    That is its path, for what is there when the server starts again, else this run of the server.
+    """
+    path = storage.describe().path if storage.is_persistent else None
+    if path is None:
+        return os.urandom(16).hex()
+    # Not the path itself: it is nobody's business.
+    return sha256(os.path.realpath(path).encode(errors="surrogateescape")).hexdigest()[:32]

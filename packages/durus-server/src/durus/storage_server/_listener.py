@@ -18,7 +18,7 @@ from durus.storage_server._peer import Peer, get_peer
 __all__ = ["Listener", "raise_file_limit"]
 
 # At most that many new clients before those that are there have their turn.
-_BATCH = 8
+_BATCH = 1
 
 # What the system is out of for a while, as long as others hold it.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -175,6 +175,7 @@ class Listener:
             )
         except OSError as error:
             # ssl.SSLError is one too: a stranger, or a client without TLS.
+            hub.metrics.refused += 1
             logger.warning("%s was not let in: %s", peer, error)
             accepted.close()
         finally:

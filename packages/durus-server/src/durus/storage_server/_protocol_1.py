@@ -47,7 +47,7 @@ class Protocol1(Client):
         self._reply = connection.send
         self._is_commit_begun = False
 
-    def take(self, data: bytes, start: int) -> int:
+    def take(self, data: bytes | bytearray, start: int) -> int:
         if self._is_commit_begun:
             return self._take_transaction(data, start)
         method = self._COMMANDS.get(data[start])
@@ -62,9 +62,9 @@ class Protocol1(Client):
     # -- one method for each command: each gives where the request ends, or where it begins if it
     # -- is not all there
 
-    def _load(self, data: bytes, start: int) -> int:
+    def _load(self, data: bytes | bytearray, start: int) -> int:
         end = start + 9
-        oid = data[start + 1 : end]
+        oid = bytes(data[start + 1 : end])
         if len(oid) < 8:
             return self._want(start, 9)
         try:
@@ -81,7 +81,7 @@ class Protocol1(Client):
             self._reply(b"O%b%b" % (_INT4.pack(len(record)), record))
         return end
 
-    def _load_many(self, data: bytes, start: int) -> int:
+    def _load_many(self, data: bytes | bytearray, start: int) -> int:
         if len(data) - start < 5:
             return self._want(start, 5)
         count: int = _INT4.unpack_from(data, start + 1)[0]
@@ -91,7 +91,7 @@ class Protocol1(Client):
         if len(data) < end:
             return self._want(start, 5 + 8 * count)
         # Only when it has sent all oids does the client read answers.
-        self.connection.send_all(self._gen_load_replies(data[start + 5 : end]))
+        self.connection.send_all(self._gen_load_replies(bytes(data[start + 5 : end])))
         return end
 
     def _gen_load_replies(self, oids: bytes) -> Iterator[bytes]:
@@ -118,11 +118,11 @@ class Protocol1(Client):
         if replies:
             yield b"".join(replies)
 
-    def _new_oid(self, data: bytes, start: int) -> int:
+    def _new_oid(self, data: bytes | bytearray, start: int) -> int:
         self._give_oids(1)
         return start + 1
 
-    def _new_oids(self, data: bytes, start: int) -> int:
+    def _new_oids(self, data: bytes | bytearray, start: int) -> int:
         if len(data) - start < 2:
             return self._want(start, 2)
         self._give_oids(data[start + 1])
@@ -137,7 +137,7 @@ class Protocol1(Client):
         if oids:
             self._reply(b"".join(oids))
 
-    def _sync(self, data: bytes, start: int) -> int:
+    def _sync(self, data: bytes | bytearray, start: int) -> int:
         self._tell_stale()
         return start + 1
 
@@ -156,7 +156,7 @@ class Protocol1(Client):
         self._reply(_INT4.pack(len(stale)) + b"".join(stale))
         return stale
 
-    def _commit(self, data: bytes, start: int) -> int:
+    def _commit(self, data: bytes | bytearray, start: int) -> int:
         """Tell the client what is stale; it goes on, with what it stores, or gives up."""
         stale = self._tell_stale()
         if stale is not None:
@@ -165,7 +165,7 @@ class Protocol1(Client):
             self._is_commit_begun = True
         return start + 1
 
-    def _take_transaction(self, data: bytes, start: int) -> int:
+    def _take_transaction(self, data: bytes | bytearray, start: int) -> int:
         if len(data) - start < 4:
             return self._want(start, 4)
         size: int = _INT4.unpack_from(data, start)[0]
@@ -179,15 +179,21 @@ class Protocol1(Client):
             return self._want(start, 4 + size)
         self._is_commit_begun = False
         if size:
-            self._store(_split_transaction(data, start + 4, end))
-        self.told.clear()
+            self.connection.send_all(self._gen_commit(memoryview(data)[start + 4 : end]))
+        else:
+            self.give_up()
         return end
 
-    def _store(self, records: dict[bytes, bytes]) -> None:
+    def _gen_commit(self, transaction: memoryview) -> Iterator[bytes]:
+        """Store a transaction part by part and hand it on; the answer comes later."""
         try:
-            self.commit(records, self._answer_commit)
+            yield from self.gen_store(_gen_oid_record(transaction), len(transaction))
+            self.commit(self._answer_commit)
         except ConflictError:
+            self.give_up()
             self._refuse()
+        except ProtocolError:
+            raise
         except DurusError as error:
             self._fail("commit", error)
         else:
@@ -207,7 +213,7 @@ class Protocol1(Client):
         self._metrics.conflicts += 1
         self._reply(STATUS_INVALID)
 
-    def _pack(self, data: bytes, start: int) -> int:
+    def _pack(self, data: bytes | bytearray, start: int) -> int:
         try:
             self.check_writable("pack")
         except DurusError as error:
@@ -229,16 +235,16 @@ class Protocol1(Client):
             self._fail("pack", error)
         self.connection.go_on()
 
-    def _quit(self, data: bytes, start: int) -> int:
+    def _quit(self, data: bytes | bytearray, start: int) -> int:
         if not self.hub.stop_for(self.connection.peer):
             self.connection.drop("it asked the server to stop, which it may not")
         return start + 1
 
-    def _leave(self, data: bytes, start: int) -> int:
+    def _leave(self, data: bytes | bytearray, start: int) -> int:
         self.connection.close()
         return start + 1
 
-    def _choose(self, data: bytes, start: int) -> int:
+    def _choose(self, data: bytes | bytearray, start: int) -> int:
         """Answer a V that comes again."""
         if len(data) - start < 5:
             return self._want(start, 5)
@@ -254,7 +260,7 @@ class Protocol1(Client):
     def _fail(self, attempt: str, error: BaseException) -> None:
         self.connection.drop(f"its request ({attempt}) failed: {error}")
 
-    _COMMANDS: ClassVar[dict[int, Callable[[Protocol1, bytes, int], int]]] = {
+    _COMMANDS: ClassVar[dict[int, Callable[[Protocol1, bytes | bytearray, int], int]]] = {
         ord("L"): _load,
         ord("B"): _load_many,
         ord("N"): _new_oid,
@@ -268,25 +274,26 @@ class Protocol1(Client):
     }
 
 
-def _split_transaction(data: bytes, start: int, end: int) -> dict[bytes, bytes]:
-    """Give the records of a transaction by oid.
+def _gen_oid_record(transaction: memoryview) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (oid, record) of a transaction.
 
     Raises:
         ProtocolError: its lengths do not add up, or an oid comes twice.
     """
-    records: dict[bytes, bytes] = {}
+    seen: set[bytes] = set()
+    start, end = 0, len(transaction)
     while start < end:
         if end - start < 4:
             raise ProtocolError("its transaction ends inside a length")
-        (size,) = _INT4.unpack_from(data, start)
+        (size,) = _INT4.unpack_from(transaction, start)
         start += 4
         if not _SHORTEST_ENTRY_BYTES <= size <= end - start:
             raise ProtocolError(
                 f"its transaction has a record of {size} bytes with {end - start} left"
             )
-        oid = data[start : start + 8]
-        if oid in records:
+        oid = bytes(transaction[start : start + 8])
+        if oid in seen:
             raise ProtocolError(f"its transaction stores oid {int.from_bytes(oid, 'big')} twice")
-        records[oid] = data[start + 8 : start + size]
+        seen.add(oid)
+        yield oid, bytes(transaction[start + 8 : start + size])
         start += size
-    return records

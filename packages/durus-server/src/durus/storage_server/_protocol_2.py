@@ -10,11 +10,10 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import islice
 from struct import Struct
 from typing import TYPE_CHECKING, ClassVar
 
-from durus._wire import MAX_LOAD_MANY, MAX_NEW_OIDS, NOT_STORED, READ_CONFLICT, Type
+from durus._wire import FRAME_HEADER, MAX_LOAD_MANY, MAX_NEW_OIDS, NOT_STORED, READ_CONFLICT, Type
 from durus.error import (
     AuthenticationError,
     ConflictError,
@@ -41,6 +40,10 @@ _INT4 = Struct(">L")
 _INT8 = Struct(">Q")
 _LOAD_FRAME = Struct(">LBL8sL")
 _ONE_RECORD_START = Struct(">LBLL")
+_NOTHING_STALE = Struct(">LBLB")
+
+# Plain numbers: to look up a member of an enumeration takes longer.
+_LOAD, _SYNC = int(Type.LOAD), int(Type.SYNC)
 
 # In an answer to LOAD_MANY, in place of the length of a record.
 _NO_SUCH_OID = _INT4.pack(NOT_STORED)
@@ -48,9 +51,8 @@ _CONFLICT = _INT4.pack(READ_CONFLICT)
 
 _FEW_BYTES = 64 << 10
 
-# How many oids to give, and records to take, before the other clients have their turn.
-_OIDS_BATCH = 1024
-_RECORDS_BATCH = 500
+# How many oids to give before the other clients have their turn.
+_OIDS_BATCH = 32
 
 # Answers to LOAD_MANY are put together until they are that long.
 _PART_BYTES = 128 << 10
@@ -70,19 +72,22 @@ class Protocol2(Client):
         self._reply = framing.send
         self._read_ahead = ReadAhead(self._load_record, self.known.__contains__)
         self._is_authenticated = hub.policy.is_proved
-        # The transaction that is being assembled: its records, and what is wrong with it already.
-        self._records: dict[bytes, bytes] = {}
-        self._records_bytes = 0
+        # Of the transaction: how much it has brought, and what is wrong with it already.
+        self._stored_bytes = 0
         self._refusal: DurusError | None = None
         self._was_asked = False
         self._pack_numbers: list[int] = []
         self._next_progress_s = 0.0
 
-    def take(self, data: bytes, start: int) -> int:
+    def take(self, data: bytes | bytearray, start: int) -> int:
         if len(data) - start >= 21:
             size, kind, number, oid, budget_bytes = _LOAD_FRAME.unpack_from(data, start)
-            if kind == Type.LOAD and size == 17:
+            if kind == _LOAD and size == 17:
                 return start if self._answer_load(number, oid, budget_bytes) else start + 21
+        elif len(data) - start == 9:
+            size, kind, number = FRAME_HEADER.unpack_from(data, start)
+            if kind == _SYNC and size == 5:
+                return start if self._sync(number, b"") else start + 9
         return self._framing.take(self._COMMANDS, self, data, start)
 
     def complain(self, error: ProtocolError) -> None:
@@ -179,8 +184,12 @@ class Protocol2(Client):
         except DurusError as error:
             self._fail(number, error)
         else:
-            told = b"\x01" if stale is None else b"\x00" + b"".join(stale)
-            self._reply(Type.STALE, number, told)
+            if stale is None:
+                self._reply(Type.STALE, number, b"\x01")
+            elif stale:
+                self._reply(Type.STALE, number, b"\x00" + b"".join(stale))
+            else:
+                self.connection.send(_NOTHING_STALE.pack(6, Type.STALE, number, 0))
         return None
 
     def _new_oids(self, number: int, payload: bytes) -> None:
@@ -205,39 +214,47 @@ class Protocol2(Client):
 
     # -- a transaction: STORE as often as needed, COMMIT, perhaps ASK and CONFIRM or GIVE_UP
 
-    def _store(self, number: int, payload: bytes) -> None:
+    def _store(self, number: int, payload: bytes | memoryview) -> bool | None:
+        if self._commits_under_way:
+            # It is about what the client sees once that is done.
+            return self._wait()
         if self._refusal is not None:
-            return
-        self._records_bytes += len(payload)
+            return None
+        self._stored_bytes += len(payload)
         most_bytes = self.hub.limits.transaction_bytes
-        if self._records_bytes > most_bytes:
-            self._records_bytes -= len(payload)
-            self._forget_records()
-            self._refusal = StorageError(
-                f"tried to commit a transaction of more than {most_bytes} bytes, the most that the"
-                " server takes"
+        if self._stored_bytes > most_bytes:
+            self._refuse(
+                StorageError(
+                    f"tried to commit a transaction of more than {most_bytes} bytes, the most that"
+                    " the server takes"
+                )
             )
-            return
-        self.hub.hold(self.connection, len(payload))
-        if len(payload) <= _FEW_BYTES:
-            self._records.update(_gen_oid_record(payload))
         else:
             self.connection.send_all(self._gen_store(payload))
+        return None
 
-    def _gen_store(self, payload: bytes) -> Iterator[bytes]:
-        """Take a long STORE part by part; there is nothing to answer."""
-        records = _gen_oid_record(payload)
-        while batch := list(islice(records, _RECORDS_BATCH)):
-            self._records.update(batch)
-            yield END_OF_TURN
+    def _gen_store(self, payload: bytes | memoryview) -> Iterator[bytes]:
+        """Take a STORE part by part; there is nothing to answer."""
+        try:
+            yield from self.gen_store(_gen_oid_record(payload), len(payload))
+        except ProtocolError:
+            raise
+        except DurusError as error:
+            self._refuse(error)
+
+    def _refuse(self, error: DurusError) -> None:
+        """Remember what is wrong with the transaction for when it is to be committed."""
+        self.give_up()
+        self._refusal = error
 
     def _commit(self, number: int, payload: bytes) -> bool | None:
         if self._commits_under_way:
             return self._wait()
         refusal, self._refusal = self._refusal, None
-        self._forget_asked()
+        self._was_asked = False
+        self.told.clear()
         if refusal is not None:
-            self._forget_records()
+            self._stored_bytes = 0
             self._fail(number, refusal)
         else:
             self._hand_on(number)
@@ -249,30 +266,26 @@ class Protocol2(Client):
         self._hand_on(number)
 
     def _give_up(self, number: int, payload: bytes) -> None:
-        self._forget_records()
-        self._refusal = None
-        self._forget_asked()
+        if self._was_asked:
+            # It has used what is stale.
+            self._metrics.conflicts += 1
+        self._forget_transaction()
+        self.give_up()
 
     def _hand_on(self, number: int) -> None:
-        kept_bytes = self._records_bytes
         try:
-            self.commit(self._records, lambda error: self._answer_commit(number, error, kept_bytes))
+            self.commit(lambda error: self._answer_commit(number, error))
         except StaleError as error:
             self._was_asked = True
             self.note_told(error.oids)
             self._reply(Type.ASK, number, b"\x00" + b"".join(error.oids))
         except DurusError as error:
-            self._forget_records()
-            self._forget_asked()
+            self._forget_transaction()
             self._fail(number, error)
         else:
-            # They are the session's now, and are counted until they are on the disk.
-            self._records_bytes = 0
-            self._records = {}
-            self._forget_asked()
+            self._forget_transaction()
 
-    def _answer_commit(self, number: int, error: BaseException | None, kept_bytes: int) -> None:
-        self.hub.hold(self.connection, -min(kept_bytes, self.connection.held_bytes))
+    def _answer_commit(self, number: int, error: BaseException | None) -> None:
         if error is None:
             untold, self.untold = self.untold, set()
             self.known.discard(untold)
@@ -281,14 +294,10 @@ class Protocol2(Client):
             self._fail(number, error)
         self.connection.go_on()
 
-    def _forget_records(self) -> None:
-        self.hub.hold(self.connection, -min(self._records_bytes, self.connection.held_bytes))
-        self._records_bytes = 0
-        self._records = {}
-
-    def _forget_asked(self) -> None:
+    def _forget_transaction(self) -> None:
+        self._stored_bytes = 0
+        self._refusal = None
         self._was_asked = False
-        self.told.clear()
 
     def _wait(self) -> bool:
         self.connection.wait()
@@ -366,7 +375,7 @@ class Protocol2(Client):
     }
 
 
-def _gen_oid_record(payload: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _gen_oid_record(payload: bytes | memoryview) -> Iterator[tuple[bytes, bytes]]:
     """Yield (oid, record) of what a STORE brings.
 
     Raises:
@@ -380,7 +389,8 @@ def _gen_oid_record(payload: bytes) -> Iterator[tuple[bytes, bytes]]:
         start += 4
         if not 12 <= size <= end - start:
             raise ProtocolError(f"a STORE has a record of {size} bytes with {end - start} left")
-        yield payload[start : start + 8], payload[start : start + size]
+        record = bytes(payload[start : start + size])
+        yield record[:8], record
         start += size
 
 
