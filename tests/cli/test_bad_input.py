@@ -20,6 +20,11 @@ without_server = pytest.mark.skipif(
     reason="durus-server is installed; tox -e cli runs without it",
 )
 
+without_sqlite = pytest.mark.skipif(
+    any(storage.name == "sqlite" for storage in installed_storages()),
+    reason="durus-sqlite is installed; tox -e cli runs without it",
+)
+
 each_command = pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 
 
@@ -74,6 +79,7 @@ def test_another_format(durus: Any, database: Path, command: tuple[str, ...]) ->
     assert _content(durus.folder) == before
 
 
+@without_sqlite
 @each_command
 def test_a_back_end_that_is_not_installed(durus: Any, command: tuple[str, ...]) -> None:
     """A known format or scheme without its package says what to install."""

@@ -21,6 +21,8 @@ from durus.backends import (
     file_path,
     installed_storages,
     open_storage,
+    own_file,
+    owner_of_file,
     storage_class,
 )
 from durus.error import (
@@ -495,6 +497,25 @@ def test_broken_plug_in_harms_nobody(
     path.write_bytes(b"unknown")
     with pytest.raises(StorageFormatError, match="passed over, being broken: aaa, aab, durus"):
         open_storage(path)
+
+
+def test_a_file_that_a_storage_of_this_process_has_open_is_not_read(
+    installed: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its class was told by `own_file`: to look would cost the process its locks on the file."""
+    path = tmp_path / "data.db"
+    path.write_bytes(b"SHELF-1\nand what follows")
+    assert owner_of_file(str(path)) is None
+    disown = [own_file(str(path), MemoryStorage) for _ in range(2)]
+    monkeypatch.setattr("durus.backends._first_bytes", lambda path: pytest.fail("was read"))
+    monkeypatch.setattr(MemoryStorage, "__init__", lambda self, path: None)
+    for each in disown:
+        assert owner_of_file(str(path)) is MemoryStorage
+        assert isinstance(open_storage(str(path)), MemoryStorage)
+        each()
+        each()
+    assert owner_of_file(str(path)) is None
+    assert owner_of_file(str(tmp_path / "missing")) is None
 
 
 def test_unknown_file_is_a_format_error(installed: Install, tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ SMALL_MEASURES = {
     "durus.file_storage._packer._WRITE_BYTES": 500,
     "durus.file_storage._packer._SYNC_BYTES": 2000,
     "durus.file_storage._packer._LAST_BYTES": 0,
+    "durus.sqlite_storage._packer._MARKS_A_STEP": 5,
+    "durus.sqlite_storage._packer._REMOVALS_A_STEP": 2,
+    "durus.sqlite_storage._packer._VACUUM": "PRAGMA incremental_vacuum(1)",
 }
 
 
@@ -36,15 +39,30 @@ class Kind:
     open: Callable[..., Any]  # Any: the class is found by name, and each has methods of its own
     module: str
 
+    @property
+    def package(self) -> str:
+        """The package that has the storage's measures."""
+        return self.module.rpartition(".")[0]
+
+
+_MODULES = {
+    "FileStorage": ("durus.file_storage", "durus.file_storage._file"),
+    "FileStorage2": ("durus.file_storage2", "durus.file_storage._file"),
+    "SqliteStorage": ("durus.sqlite_storage", "durus.sqlite_storage._copy"),
+}
+
+
+def kind_named(name: str) -> Kind:
+    """Give a storage by the name of its class."""
+    module_name, system = _MODULES[name]
+    module = importlib.import_module(module_name)
+    return Kind(name, module.__name__, getattr(module, name), system)
+
 
 @pytest.fixture(params=["FileStorage", "FileStorage2"])
 def kind(request: pytest.FixtureRequest) -> Kind:
-    """Each storage in turn."""
-    modules = {"FileStorage": "durus.file_storage", "FileStorage2": "durus.file_storage2"}
-    module = importlib.import_module(modules[request.param])
-    return Kind(
-        request.param, module.__name__, getattr(module, request.param), "durus.file_storage._file"
-    )
+    """Each storage in turn whose way to the operating system is Python's `os`."""
+    return kind_named(request.param)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What histories are recorded on: a Database in this process, or processes on a server."""
+"""What histories are recorded on: a Database in this process, or processes that share one."""
 
 from __future__ import annotations
 

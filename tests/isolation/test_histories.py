@@ -4,6 +4,7 @@ Cases:
     threads of one Database, on each storage, with packs in between
     a process with a Database on a file, killed with SIGKILL again and again
     processes and threads on a server, left alone, and with both killed, stopped and continued
+    processes and threads on one SQLite database without a server, killed, stopped and continued
 
 A failure names its seed and shows the transactions of the anomaly. The transactions are counted,
 not timed; DURUS_ISOLATION_TRANSACTIONS says how many a test makes in all.
@@ -18,6 +19,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -33,6 +35,7 @@ from .workload import CACHE_SIZE, Size, patiently, prepare, read_all, work
 SEEDS = [1] if TRANSACTIONS < 3000 else [1, 2, 3]
 
 FILES = ["file:{}/a.durus", "file2:{}/a.durus"]
+SQLITE = "sqlite:{}/a.sqlite"
 
 
 def size_for(processes: int, threads: int, pack_every: int = 0) -> Size:
@@ -50,7 +53,7 @@ def judge(folder: Path, final: Transaction, seed: object) -> Counter[str]:
     return Counter(transaction.outcome for transaction in history)
 
 
-@pytest.mark.parametrize("url", ["memory:", *FILES])
+@pytest.mark.parametrize("url", ["memory:", *FILES, SQLITE])
 def test_threads_of_one_database(url: str, folder: Path) -> None:
     """Eight threads on one Database, with packs between: strictly serializable, nothing lost."""
     size = size_for(1, 8, pack_every=20)
@@ -123,7 +126,7 @@ class Workers:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("url", FILES)
+@pytest.mark.parametrize("url", [*FILES, SQLITE])
 def test_a_process_that_is_killed(url: str, seed: int, folder: Path) -> None:
     """SIGKILL again and again in the midst of four threads: what was acknowledged is there."""
     chance = Random(seed)
@@ -144,7 +147,25 @@ def test_a_process_that_is_killed(url: str, seed: int, folder: Path) -> None:
         judge(folder, read_all(database), seed)
 
 
-@pytest.mark.parametrize("database", FILES)
+@pytest.mark.parametrize("kills", [False, True], ids=["left alone", "killed"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_processes_on_one_sqlite_database(seed: int, kills: bool, folder: Path) -> None:
+    """Without a server, with packs, killed and stopped at random: serializable, nothing lost."""
+    url = SQLITE.format(folder)
+    size = size_for(4, 2, pack_every=15)
+    actions: list[Action] = [
+        kill_client,
+        pause_client,
+        kill_client,
+        kill_client,
+        pause_client,
+        kill_client,
+    ]
+    outcomes = run_on(url, folder, size, seed, actions if kills else [])
+    assert set(outcomes) <= {OK, FAILED} or kills
+
+
+@pytest.mark.parametrize("database", [*FILES, SQLITE])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_processes_on_a_server(
     database: str, seed: int, folder: Path, servers: Callable[[str], Server]
@@ -152,7 +173,8 @@ def test_processes_on_a_server(
     """Processes and threads on a server, with packs between: strictly serializable."""
     server = servers(database)
     size = size_for(3, 3, pack_every=20)
-    run_on(server, folder, size, seed, [])
+    run_on(server.url, folder, size, seed, [])
+    assert server.is_running(), server.log()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -162,8 +184,10 @@ def test_a_server_that_is_killed(
 ) -> None:
     """The same while the server is killed and started, and stopped and continued."""
     server = servers(database)
-    actions = [kill_server, kill_server, pause_server, kill_server, pause_server, kill_server]
-    run_on(server, folder, size_for(3, 2, pack_every=15), seed, actions)
+    shocks = [kill_server, kill_server, pause_server, kill_server, pause_server, kill_server]
+    actions = [partial(shock, server) for shock in shocks]
+    run_on(server.url, folder, size_for(3, 2, pack_every=15), seed, actions)
+    assert server.is_running(), server.log()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -172,11 +196,13 @@ def test_clients_and_a_server_that_are_killed(
 ) -> None:
     """The same while clients are killed and replaced, stopped and continued, and the server too."""
     server = servers(FILES[0])
-    actions = [kill_client, pause_client, kill_server, kill_client, pause_client, pause_server] * 2
-    run_on(server, folder, size_for(4, 2, pack_every=15), seed, actions)
+    actions: list[Action] = [kill_client, pause_client, partial(kill_server, server)]
+    actions += [kill_client, pause_client, partial(pause_server, server)]
+    run_on(server.url, folder, size_for(4, 2, pack_every=15), seed, actions * 2)
+    assert server.is_running(), server.log()
 
 
-Action = Callable[[Server, Workers, Random], None]
+Action = Callable[[Workers, Random], None]
 
 
 def kill_server(server: Server, workers: Workers, chance: Random) -> None:
@@ -192,13 +218,13 @@ def pause_server(server: Server, workers: Workers, chance: Random) -> None:
     server.resume()
 
 
-def kill_client(server: Server, workers: Workers, chance: Random) -> None:
+def kill_client(workers: Workers, chance: Random) -> None:
     process = chance.choice(sorted(workers.running))
     workers.kill(process)
     workers.start(process)
 
 
-def pause_client(server: Server, workers: Workers, chance: Random) -> None:
+def pause_client(workers: Workers, chance: Random) -> None:
     paused = workers.running[chance.choice(sorted(workers.running))]
     stop(paused)
     # The others go on without it.
@@ -206,23 +232,25 @@ def pause_client(server: Server, workers: Workers, chance: Random) -> None:
     paused.send_signal(signal.SIGCONT)
 
 
-def run_on(server: Server, folder: Path, size: Size, seed: int, actions: Iterable[Action]) -> None:
-    """Let processes work on a server, act at random places of their history, and judge it."""
+def run_on(
+    url: str, folder: Path, size: Size, seed: int, actions: Iterable[Action]
+) -> Counter[str]:
+    """Let processes work on a database, act at random places of their history, and judge it."""
     chance = Random(seed)
-    with patiently(lambda: Database(server.url)) as database:
+    with patiently(lambda: Database(url)) as database:
         prepare(database, size)
-    workers = Workers(server.url, folder, size, seed)
+    workers = Workers(url, folder, size, seed)
     actions = list(actions)
     try:
         for action in actions:
             share = workers.total // (len(actions) + 1)
             workers.go_on(workers.done + chance.randint(share // 2, share))
             if workers.running:
-                action(server, workers, chance)
+                action(workers, chance)
         workers.go_on(float("inf"))
     finally:
         workers.close()
-    assert server.is_running(), server.log()
-    with Database(server.url) as database:
+    with Database(url) as database:
         outcomes = judge(folder, read_all(database), seed)
     assert outcomes[OK] > workers.total / 4, outcomes
+    return outcomes

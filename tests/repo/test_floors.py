@@ -31,6 +31,7 @@ FLOORS = [
     ("durus-core", "testing"),
     ("durus-filestorage", "file_storage"),
     ("durus-filestorage", "file_storage2"),
+    ("durus-sqlite", "sqlite_storage"),
     ("durus-server", "_wire"),
     ("durus-server", "storage_server client_storage"),
     ("durus-cli", "cli"),
@@ -41,7 +42,7 @@ OWNER = {name: dist for dist, names in FLOORS for name in names.split()}
 FLOOR = {name: floor for floor, (_, names) in enumerate(FLOORS) for name in names.split()}
 
 # A back-end stands on the storage contract, never on Connection.
-BACKENDS = {"durus-filestorage", "durus-server"}
+BACKENDS = {"durus-filestorage", "durus-sqlite", "durus-server"}
 HIGHEST_FLOOR_FOR_BACKENDS = FLOOR["sessions"]
 
 

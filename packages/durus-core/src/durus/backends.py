@@ -24,6 +24,7 @@ import inspect
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -48,6 +49,8 @@ __all__ = [
     "file_path",
     "installed_storages",
     "open_storage",
+    "own_file",
+    "owner_of_file",
     "storage_class",
 ]
 
@@ -68,6 +71,10 @@ _MAGIC_BYTES = max(len(magic) for magic in _OUR_MAGICS)
 
 # One letter before a colon is a drive.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
+
+# Files that storages of this process have open and nobody else may, by device and inode.
+_owners: dict[tuple[int, int], dict[object, type[Storage]]] = {}
+_owners_lock = threading.RLock()
 
 _BOOLS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -171,6 +178,40 @@ def file_path(path_or_url: str | os.PathLike[str]) -> str | None:
     cls = storage_class(name)
     address = rest.partition("?")[0]
     return _arguments_from(cls, name, address)[0] if _is_file_like(cls) else None
+
+
+def own_file(path: str, cls: type[Storage]) -> Callable[[], None]:
+    """Have no back-end read the first bytes of a file that a storage of this process has open.
+
+    For one that has POSIX locks on its file: when *any* descriptor of the file is closed in the
+    process, the system takes all of them away. Until what this gives is called, `open_storage`
+    takes `cls` for the file without a look.
+    """
+    status = os.stat(path)
+    key = status.st_dev, status.st_ino
+    opening = object()
+    with _owners_lock:
+        _owners.setdefault(key, {})[opening] = cls
+
+    def disown() -> None:
+        with _owners_lock:
+            owners = _owners.get(key, {})
+            owners.pop(opening, None)
+            if not owners:
+                _owners.pop(key, None)
+
+    return disown
+
+
+def owner_of_file(path: str) -> type[Storage] | None:
+    """Give the class of a storage of this process that told `own_file` it has the file open."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    with _owners_lock:
+        owners = _owners.get((status.st_dev, status.st_ino), {})
+        return next(iter(owners.values()), None)
 
 
 def _split_url(text: str) -> tuple[str, str] | None:
@@ -321,7 +362,9 @@ def _class_for_path(path: str, *, must_exist: bool) -> type[Storage]:
         raise StorageMissingError(f"there is no file {path!r} to open read-only", path)
     if not size_bytes:
         return storage_class("file")
-    return _class_of_file(path, _first_bytes(path))
+    # Nobody may begin to own it while it is looked into.
+    with _owners_lock:
+        return owner_of_file(path) or _class_of_file(path, _first_bytes(path))
 
 
 def _size_of_file(path: str) -> int | None:

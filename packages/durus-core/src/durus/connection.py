@@ -573,6 +573,8 @@ class Connection(WritableConnection):
         """
         self.abort()
         self._storage.pack()
+        # Others may have committed during the pack.
+        self._move_to_newest()
         for obj in self.cache:
             oid = obj._p_oid
             try:

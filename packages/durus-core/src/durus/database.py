@@ -159,8 +159,14 @@ class Database:
                 block, or is inside another block.
             ConnectionClosedError, ConnectionForkError: as `connection()`.
         """
-        with self._use("begin a transaction"), self.connection().transaction() as root:
-            yield root
+        with self._use("begin a transaction"):
+            connection = self.connection()
+            try:
+                with connection.transaction() as root:
+                    yield root
+            finally:
+                # Until the next block, which begins with the newest state, nobody reads this one.
+                connection.get_storage().rest()
 
     def run(self, function: Callable[..., T], *args: Any, retries: int = 10) -> T:
         """Call `function(root, *args)` in a transaction, again as often as it is in conflict.

@@ -436,7 +436,7 @@ class SharedStorage:
                 storage.begin()
                 for oid, record in records:
                     storage.store(oid, record)
-                storage.end()
+                storage.end(_refuse_news)
             return
         with lock:
             self._check_open()
@@ -445,7 +445,7 @@ class SharedStorage:
             with lock:
                 for oid, record in batch:
                     storage.store(oid, record)
-        storage.end()
+        storage.end(_refuse_news)
 
     def _is_written(self, group: list[_Commit]) -> bool:
         oid, record = next(iter(group[-1].records.items()))
@@ -697,3 +697,11 @@ class Session(Storage):
         if self._is_closed:
             raise StorageClosedError(f"this session of {self} is closed; make another")
         self._shared._check_open()
+
+
+def _refuse_news(oids: list[bytes]) -> None:
+    """Commit nothing over what the sessions were not told: of a writer beside this storage.
+
+    They learn it when they sync. What a pack of their own removed they were told already.
+    """
+    raise ConflictError(oids)

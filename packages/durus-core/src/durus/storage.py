@@ -157,6 +157,12 @@ class Storage(ABC):
             every record may have changed, and an oid that was given and not stored is void.
         """
 
+    def rest(self) -> None:
+        """Give back what it costs others that this session sees one state; its caller pauses.
+
+        A `load` before the next `sync()` may raise ReadConflictError. The default does nothing.
+        """
+
     @abstractmethod
     def new_oid(self) -> bytes:
         """Give an oid that is not stored, not pending and was not given before in this opening.

@@ -1,0 +1,63 @@
+"""What was overwritten or removed, for as long as the database keeps it."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from time import time_ns
+
+from durus.error import BackendError
+
+__all__ = ["find_as_of", "gen_commits", "history_us_of"]
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+# The newest state can always be read; older ones from when history was first kept, and not from
+# before its time: what they need may be gone.
+_COMMITS = """
+    SELECT serial, time_us FROM durus_commits, durus_state
+    WHERE serial = (SELECT max(serial) FROM durus_commits)
+    OR history_us > 0 AND serial >= history_from AND time_us >= ? - history_us
+"""
+
+_AS_OF = """
+    SELECT data, refs FROM objects WHERE id = ? AND serial <= ?
+    UNION ALL
+    SELECT data, refs FROM durus_history WHERE id = ? AND ? BETWEEN serial AND until - 1
+"""
+
+
+def history_us_of(text: str) -> int:
+    """Give microseconds for such as "90m", "12h", "7d" or "2w"; "0" is none.
+
+    Raises:
+        BackendError: it is none of these.
+    """
+    match = re.fullmatch(r"(\d{1,9})([smhdw])", text, re.ASCII)
+    if match is not None:
+        return int(match[1]) * _SECONDS[match[2]] * 1_000_000
+    if text == "0":
+        return 0
+    raise BackendError(
+        "option 'history' of 'sqlite:' takes a time such as 90m, 12h, 7d, 2w or 0,"
+        f" got {text!r:.80}",
+        "sqlite",
+    )
+
+
+def gen_commits(db: sqlite3.Connection, serial: int | None = None) -> Iterator[tuple[int, int]]:
+    """Yield serial and time of the commits as of which all is kept; or of one of them."""
+    now_us = time_ns() // 1000
+    if serial is None:
+        yield from db.execute(f"{_COMMITS} ORDER BY serial", (now_us,)).fetchall()
+    else:
+        sql = f"SELECT * FROM ({_COMMITS}) WHERE serial = ?"
+        yield from db.execute(sql, (now_us, serial))
+
+
+def find_as_of(db: sqlite3.Connection, oid_int: int, serial: int) -> tuple[bytes, bytes] | None:
+    """Give data and references of the record as it was right after a commit."""
+    found = db.execute(_AS_OF, (oid_int, serial) * 2)
+    row: tuple[bytes, bytes] | None = found.fetchone()
+    return row

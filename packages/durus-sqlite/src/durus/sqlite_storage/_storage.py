@@ -1,0 +1,748 @@
+"""SqliteStorage: sessions on one SQLite database, in any number of processes."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Collection, Generator, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from os import PathLike
+from struct import Struct
+from struct import error as struct_error
+from time import time_ns
+from typing import ClassVar
+from weakref import finalize
+
+from durus.backends import own_file, owner_of_file
+from durus.error import (
+    CorruptRecordError,
+    DurusKeyError,
+    ReadConflictError,
+    StorageClosedError,
+    StorageError,
+    StorageMissingError,
+    StorageOpenError,
+    StoragePermissionError,
+    StorageReadOnlyError,
+    StorageTransactionError,
+    StorageWriteError,
+    WriteConflictError,
+)
+from durus.serialize import pack_record, split_oids
+from durus.sqlite_storage._copy import copy_database
+from durus.sqlite_storage._engine import (
+    Engine,
+    connect,
+    rollback,
+    run,
+    translated,
+    translation,
+    writing,
+)
+from durus.sqlite_storage._history import find_as_of, gen_commits, history_us_of
+from durus.sqlite_storage._packer import Packer
+from durus.sqlite_storage._schema import has_format, is_upgraded, prepare, set_history, trim
+from durus.storage import Storage, StorageDescription, check_oid, check_record
+from durus.utils import int8_to_str, str_to_int8
+
+__all__ = ["SqliteStorage"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SIGNED = Struct(">q")
+_LENGTH = Struct(">L")
+_RECORD_START = Struct(">8sL")
+
+# While the WAL file is longer than this, no session holds a snapshot between its transactions: then
+# SQLite can begin the file anew.
+_LARGEST_WAL_BYTES = 64 << 20
+
+# Oids are promised to a session so many at a time, the double each time.
+_FIRST_OIDS, _MOST_OIDS = 16, 1 << 14
+
+# Durus 4.3 counts on from the highest id; so do we, unless somebody chose an enormous one.
+_HIGHEST_COUNTED = 1 << 62
+
+# Objects that were stored one after the other are often loaded so. From the second on, rows are
+# read ahead, more each time, and for as long as they are found to be asked for.
+_NEAR = 8
+_FIRST_ROWS_AHEAD, _MOST_ROWS_AHEAD, _MOST_BYTES_AHEAD = 16, 256, 1 << 20
+
+# After so many commits the log is trimmed, by twice as many.
+_TRIM_EVERY = 64
+
+Handler = Callable[[list[bytes]], None]
+Row = tuple[bytes, bytes]
+
+
+@dataclass
+class _News:
+    """What happened since a session was last told.
+
+    Attributes:
+        serial: the newest commit.
+        total: of its changes and all before.
+        changed: whose records were written or removed.
+        removed: whose records a pack removed.
+        is_known: `changed` is all of it. Else so much has happened that the log is cut.
+    """
+
+    serial: int
+    total: int
+    changed: set[bytes] = field(default_factory=set)
+    removed: set[bytes] = field(default_factory=set)
+    is_known: bool = True
+
+
+class SqliteStorage(Storage):
+    """A database in one SQLite file, which Durus 4.3 can read and write as well.
+
+    Any number of processes may have it open, and any number of sessions in each: every one reads a
+    snapshot of its own, and commits one after the other.
+
+    Args:
+        filename: the file, made if it is not there.
+        readonly: change nothing.
+        durable: sync each commit to the disk. Without, a loss of power may cost the last commits,
+            never the consistency of those before.
+        history: for how long to keep records that are overwritten or removed, such as "7d" or
+            "12h"; "0" for not at all. It is kept with the database, for whoever opens it. Without,
+            what was said last stays; at first nothing is kept.
+        lock_timeout_s: how long to wait for other sessions' commits.
+
+    Raises:
+        StorageMissingError: there is no such file, and it was to be opened read-only.
+        StoragePermissionError: the system does not let this process open it.
+        StorageLockedError: another program has it locked for longer than that.
+        StorageOpenError: it cannot be opened for another reason.
+        StorageFormatError: it is not a database of Durus, or a newer one. Nothing was changed.
+        CorruptionError: it is damaged.
+    """
+
+    can_pack = True
+    can_share = True
+    can_open_readonly: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        filename: str | PathLike[str],
+        readonly: bool = False,
+        *,
+        durable: bool = True,
+        history: str | None = None,
+        lock_timeout_s: float = 10.0,
+    ) -> None:
+        self._filename = os.fsdecode(filename)
+        history_us = None if history is None else history_us_of(history)
+        if readonly and history is not None:
+            raise StorageReadOnlyError(f"tried to keep history in {self}, opened read-only")
+        _check_path(self._filename, readonly=readonly)
+        # Sessions that are opened later open the same file, wherever the program is then.
+        path = os.path.realpath(self._filename)
+        self._engine = Engine(path, readonly, durable, lock_timeout_s)
+        prepare(self._engine)
+        self._pending: dict[bytes, bytes] | None = None
+        self._failure = ""
+        # What is told to the caller, and what it sees.
+        self._view = self._total = 0
+        self._is_pinned = False
+        self._ending: _News | None = None
+        self._own_removals = 0
+        self._untold: set[bytes] = set()
+        # Rows of the snapshot that were read and not asked for yet.
+        self._ahead: dict[int, Row] = {}
+        self._last_oid_int = -_NEAR
+        self._rows_ahead = _FIRST_ROWS_AHEAD
+        # Oids that were promised to this session, and those that it gave and that are not stored.
+        self._next_oid_int = self._end_oid_int = 0
+        self._block_oids = _FIRST_OIDS
+        self._taken: set[int] = set()
+        self._given: set[bytes] = set()
+        self._side: sqlite3.Connection | None = None
+        self._packs: list[Generator[int, None, None]] = []
+        self._db: sqlite3.Connection | None = None
+        self._disown: Callable[[], object] | None = None
+        try:
+            self._disown = finalize(self, own_file(path, type(self)))
+            self._db = db = connect(self._engine)
+            self._is_plain = not run(self._engine, lambda: is_upgraded(db))
+            if history_us is not None:
+                set_history(self._engine, db, history_us)
+            self._view, self._total = run(self._engine, lambda: self._newest(db))
+        except sqlite3.Error as error:
+            self.close()
+            raise translation(error, path, "open") from error
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def has_format(cls, path: str | PathLike[str]) -> bool:
+        """Tell whether the file is an SQLite database that may be one of Durus."""
+        path = os.fsdecode(path)
+        return owner_of_file(path) is cls or has_format(path)
+
+    def get_filename(self) -> str:
+        """Give the file's name as it was given."""
+        return self._filename
+
+    @property
+    def readonly(self) -> bool:
+        """The storage was opened read-only."""
+        return self._engine.readonly
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({self._filename!r})"
+
+    # -- reading
+
+    def load(self, oid: bytes) -> bytes:
+        if not self._is_pinned:
+            self._pin(oid)
+        try:
+            (oid_int,) = _SIGNED.unpack(oid)
+        except (struct_error, TypeError):
+            check_oid(oid)
+            raise
+        try:
+            row = self._ahead.pop(oid_int, None) if self._ahead else None
+            data, refs = row or self._fetch(oid, oid_int)
+            record = b"".join((oid, _LENGTH.pack(len(data)), data, refs))
+        except (TypeError, struct_error):
+            raise CorruptRecordError(
+                f"the row of oid {oid_int} in {self} holds no record",
+                path=self._engine.path,
+                oid=oid,
+            ) from None
+        finally:
+            if self._is_plain:
+                self._unpin()
+        self._last_oid_int = oid_int
+        return record
+
+    def _fetch(self, oid: bytes, oid_int: int) -> Row:
+        db = self._opened()
+        try:
+            if not 0 < oid_int - self._last_oid_int <= _NEAR:
+                self._rows_ahead = _FIRST_ROWS_AHEAD
+                sql = "SELECT data, refs FROM objects WHERE id = ?"
+                row: Row | None = db.execute(sql, (oid_int,)).fetchone()
+            else:
+                row = self._fetch_ahead(db, oid_int)
+        except sqlite3.Error as error:
+            raise translation(error, self._engine.path, "read", oid) from error
+        if row is None:
+            raise DurusKeyError(oid)
+        return row
+
+    def _fetch_ahead(self, db: sqlite3.Connection, oid_int: int) -> Row | None:
+        sql = "SELECT id, data, refs FROM objects WHERE id >= ? ORDER BY id LIMIT ?"
+        ahead: dict[int, Row] = {}
+        length_bytes = 0
+        for found, data, refs in db.execute(sql, (oid_int, self._rows_ahead)):
+            ahead[found] = (data, refs)
+            length_bytes += len(data)
+            if length_bytes > _MOST_BYTES_AHEAD:
+                break
+        self._ahead = ahead
+        self._rows_ahead = min(self._rows_ahead * 2, _MOST_ROWS_AHEAD)
+        return ahead.pop(oid_int, None)
+
+    def gen_oid_record(
+        self, start_oid: bytes | None = None, batch_size: int = 100
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (oid, record) of what is reachable from `start_oid`, or of everything.
+
+        Everything comes in the order of the oids, in bounded memory.
+        """
+        self._opened()
+        if start_oid is not None:
+            yield from super().gen_oid_record(start_oid, batch_size)
+            return
+        sql = "SELECT id FROM objects WHERE id >= ? ORDER BY id LIMIT 1000"
+        first = -(1 << 63)
+        while True:
+            if not self._is_pinned:
+                self._pin(None)
+            try:
+                found = self._opened().execute(sql, (first,)).fetchall()
+            except sqlite3.Error as error:
+                raise translation(error, self._engine.path, "read") from error
+            for (oid_int,) in found:
+                oid = _SIGNED.pack(oid_int)
+                yield oid, self.load(oid)
+            if len(found) < 1000 or found[-1][0] == (1 << 63) - 1:
+                return
+            first = found[-1][0] + 1
+
+    @property
+    def keeps_history(self) -> bool:
+        """Tell whether what is overwritten or removed is kept for a time."""
+        db = self._opened()
+        if self._is_plain:
+            return False
+        with translated(self._engine.path, "read"):
+            return bool(db.execute("SELECT history_us FROM durus_state").fetchone()[0])
+
+    def gen_commits(self) -> Iterator[tuple[int, datetime]]:
+        """Yield serial and time of each commit as of which the database can be read.
+
+        The oldest comes first. The newest is always there; Durus 4.3 makes one of each record.
+        """
+        db = self._opened()
+        with translated(self._engine.path, "read"):
+            found = [] if self._is_plain else list(gen_commits(db))
+        for serial, time_us in found:
+            yield serial, _EPOCH + timedelta(microseconds=time_us)
+
+    def load_as_of(self, oid: bytes, serial: int) -> bytes:
+        """Give the record of `oid` as it was after the commit `serial`.
+
+        Raises:
+            DurusKeyError: there was none.
+            StorageError: `serial` is no commit that `gen_commits` yields, or none any more.
+        """
+        db = self._opened()
+        check_oid(oid)
+        with translated(self._engine.path, "read"):
+            if self._is_plain or not list(gen_commits(db, serial)):
+                raise StorageError(
+                    f"tried to read {self} as of commit {serial}, of which not all is kept"
+                )
+            (oid_int,) = _SIGNED.unpack(oid)
+            row = find_as_of(db, oid_int, serial)
+        if row is None:
+            raise DurusKeyError(oid)
+        return pack_record(oid, *row)
+
+    def describe(self) -> StorageDescription:
+        """Tell what is known without a walk over the records."""
+        db = self._opened()
+        sql = "SELECT time_us FROM durus_commits WHERE NOT removed AND serial > 1 ORDER BY 1 DESC"
+        try:
+            found = None if self._is_plain else db.execute(f"{sql} LIMIT 1").fetchone()
+            size_bytes = os.stat(self._engine.path).st_size
+        except sqlite3.Error as error:
+            raise translation(error, self._engine.path, "read") from error
+        return StorageDescription(
+            format="SQLite",
+            path=self._filename,
+            size_bytes=size_bytes,
+            last_commit_time=_EPOCH + timedelta(microseconds=found[0]) if found else None,
+        )
+
+    # -- the snapshot
+
+    def sync(self) -> list[bytes] | None:
+        db = self._opened()
+        if self._ending is not None:
+            raise StorageTransactionError(f"tried to sync {self} inside of its end()")
+        self._unpin()
+        self._begin_reading(db)
+        try:
+            news = self._read_news(db)
+        except sqlite3.Error as error:
+            rollback(db)
+            raise translation(error, self._engine.path, "read") from error
+        self._is_pinned = True
+        if self._is_plain or not self._may_hold():
+            self._unpin()
+        return self._tell(news)
+
+    def rest(self) -> None:
+        if self._db is not None and self._ending is None:
+            self._unpin()
+
+    def _tell(self, news: _News) -> list[bytes] | None:
+        """Move to what `news` says, and give it together with what was not told before."""
+        self._note_seen(news.serial, news.total, news.changed)
+        untold, self._untold = self._untold, set()
+        changed = news.changed | untold
+        if not news.is_known or not self._given.isdisjoint(changed):
+            # Somebody who does not ask for oids, as Durus 4.3, may have taken those that we gave.
+            self._given.clear()
+            self._next_oid_int = self._end_oid_int
+            return None
+        return list(changed)
+
+    def _note_seen(self, serial: int, total: int, written: Collection[bytes]) -> None:
+        self._view, self._total = serial, total
+        self._own_removals = 0
+        # Whoever chooses oids himself, as Durus 4.3, may have taken some that are promised to us.
+        start, end = self._next_oid_int, self._end_oid_int
+        if start < end and any(start <= str_to_int8(oid) < end for oid in written):
+            self._next_oid_int = end
+
+    def _begin_reading(self, db: sqlite3.Connection) -> None:
+        """Take a snapshot: that of the first statement which reads."""
+        sql = "SELECT 1 FROM sqlite_schema LIMIT 1"
+
+        def begin() -> None:
+            db.execute("BEGIN")
+            try:
+                db.execute(sql).fetchone()
+            except BaseException:
+                rollback(db)
+                raise
+
+        try:
+            run(self._engine, begin)
+        except sqlite3.Error as error:
+            raise translation(error, self._engine.path, "read") from error
+
+    def _pin(self, oid: bytes | None) -> None:
+        """Take a snapshot for what is loaded from now on, if nothing has happened since the last.
+
+        Raises:
+            ReadConflictError: something has; the caller must be told of it by a `sync()` first.
+        """
+        db = self._opened()
+        if self._ending is not None:
+            # What ends by the handler's work may load. The rest has not changed.
+            if oid is None or oid in self._ending.changed:
+                raise ReadConflictError([] if oid is None else [oid])
+            return
+        self._begin_reading(db)
+        if self._newest(db)[0] != self._view + self._own_removals:
+            rollback(db)
+            raise ReadConflictError([] if oid is None else [oid])
+        self._is_pinned = True
+
+    def _unpin(self) -> None:
+        """Give the snapshot back."""
+        self._ahead = {}
+        if self._is_pinned:
+            self._is_pinned = False
+            rollback(self._opened())
+
+    def _may_hold(self) -> bool:
+        try:
+            return os.stat(f"{self._engine.path}-wal").st_size < _LARGEST_WAL_BYTES
+        except OSError:
+            return True
+
+    def _newest(self, db: sqlite3.Connection) -> tuple[int, int]:
+        """Give serial and total of the newest commit."""
+        if self._is_plain:
+            # SQLite's own number of what others changed, for this connection alone.
+            return db.execute("PRAGMA data_version").fetchone()[0], 0
+        sql = "SELECT serial, total FROM durus_commits ORDER BY serial DESC LIMIT 1"
+        serial, total = db.execute(sql).fetchone()
+        return serial, total
+
+    def _read_news(self, db: sqlite3.Connection) -> _News:
+        if self._is_plain:
+            serial, _ = self._newest(db)
+            return _News(serial, 0, is_known=serial == self._view)
+        sql = "SELECT serial, total, removed, oids FROM durus_commits WHERE serial > ? ORDER BY 1"
+        rows = db.execute(sql, (self._view,)).fetchall()
+        if not rows:
+            return _News(self._view, self._total)
+        news = _News(rows[-1][0], rows[-1][1])
+        if rows[0][0] != self._view + 1:
+            news.is_known = False
+        for _, _, removed, oids in rows:
+            found = split_oids(oids) if isinstance(oids, bytes) else [_SIGNED.pack(oids)]
+            news.changed.update(found)
+            if removed:
+                news.removed.update(found)
+            else:
+                news.removed.difference_update(found)
+        return news
+
+    # -- writing
+
+    def begin(self) -> None:
+        self._check_writable()
+        self._pending = {}
+
+    def store(self, oid: bytes, record: bytes) -> None:
+        pending = self._pending
+        if pending is None:
+            self._opened()
+            raise StorageTransactionError("store() needs a begin() first")
+        try:
+            found, data_bytes = _RECORD_START.unpack_from(record)
+            spare = len(record) - 12 - data_bytes
+        except (struct_error, TypeError):
+            found, spare = None, -1
+        if found != oid or spare < 0 or spare & 7 or type(oid) is not bytes:
+            check_record(oid, record)
+        pending[oid] = record if type(record) is bytes else bytes(record)
+
+    def end(self, handle_invalidations: Handler | None = None) -> None:
+        db = self._opened()
+        pending, self._pending = self._pending, None
+        if pending is None:
+            raise StorageTransactionError("end() needs a begin() first")
+        self._check_writable()
+        self._unpin()
+        try:
+            if pending:
+                self._commit(db, pending, handle_invalidations)
+            elif handle_invalidations is not None:
+                self._end_empty(db, handle_invalidations)
+        except sqlite3.Error as error:
+            if (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF == sqlite3.SQLITE_IOERR:
+                # What the system still holds of the file may not be what is on the disk.
+                self._failure = f"a commit failed ({error})"
+            raise translation(error, self._engine.path, "commit to") from error
+        finally:
+            self._ahead = {}
+        self._hold(db)
+
+    def _commit(
+        self, db: sqlite3.Connection, pending: dict[bytes, bytes], handle: Handler | None
+    ) -> None:
+        with writing(self._engine, db):
+            news = self._validate(db, pending, handle)
+            serial, total = news.serial + 1, news.total + len(pending)
+            db.execute(
+                "INSERT INTO durus_commits VALUES (?, ?, ?, 0, ?)",
+                (serial, total, time_ns() // 1000, b"".join(pending)),
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO objects (id, data, refs, serial) VALUES (?, ?, ?, ?)",
+                _gen_rows(pending, serial),
+            )
+            if serial // _TRIM_EVERY != self._view // _TRIM_EVERY:
+                trim(db, 2 * _TRIM_EVERY)
+        self._note_seen(serial, total, news.changed.union(pending))
+        self._given.difference_update(pending)
+        # Without a handler nobody was told. Of oids that were given, sync() has to say more.
+        told = self._untold | news.changed
+        self._untold = told if handle is None else told & self._given
+
+    def _validate(
+        self, db: sqlite3.Connection, pending: dict[bytes, bytes], handle: Handler | None
+    ) -> _News:
+        """Refuse a commit that does not fit what others committed. The write lock is held.
+
+        While the handler is asked, nobody else can commit: else those who do all the time would
+        have news for each of its answers.
+        """
+        news = self._read_news(db)
+        if not news.is_known:
+            raise WriteConflictError
+        if handle is not None and (news.changed or self._untold):
+            self._ending = news
+            try:
+                handle(sorted(news.changed | self._untold))
+            finally:
+                self._ending = None
+        written = news.changed.intersection(pending)
+        if written:
+            raise WriteConflictError(sorted(written))
+        if news.removed:
+            self._check_removed(news.removed, pending)
+        return news
+
+    def _check_removed(self, removed: set[bytes], pending: dict[bytes, bytes]) -> None:
+        """Refuse references to what a pack removed: the caller may hold it and not have used it."""
+        referred = {ref for _, _, refs, _ in _gen_rows(pending, 0) for ref in split_oids(refs)}
+        missing = removed.intersection(referred).difference(pending)
+        if missing:
+            raise WriteConflictError(sorted(missing))
+
+    def _end_empty(self, db: sqlite3.Connection, handle: Handler) -> None:
+        self._begin_reading(db)
+        try:
+            news = self._read_news(db)
+        finally:
+            rollback(db)
+        if not news.is_known:
+            raise WriteConflictError
+        told = news.changed | self._untold
+        if told:
+            handle(sorted(told))
+        self._note_seen(news.serial, news.total, news.changed)
+        self._untold = told & self._given
+
+    def _hold(self, db: sqlite3.Connection) -> None:
+        """Take the snapshot of what was just committed, if nobody came in between.
+
+        The commit is made: whatever fails now is for the next load to tell.
+        """
+        if not self._may_hold():
+            return
+        try:
+            db.execute("BEGIN")
+            self._is_pinned = self._newest(db)[0] == self._view
+        except sqlite3.Error:
+            self._is_pinned = False
+        if not self._is_pinned:
+            rollback(db)
+
+    # -- oids
+
+    def new_oid(self) -> bytes:
+        self._check_writable()
+        pending = self._pending or ()
+        while True:
+            if self._next_oid_int == self._end_oid_int:
+                self._take_oids()
+            oid_int = self._next_oid_int
+            self._next_oid_int += 1
+            oid = int8_to_str(oid_int)
+            if oid not in pending and oid_int not in self._taken:
+                self._given.add(oid)
+                return oid
+
+    def _take_oids(self) -> None:
+        """Have the next oids promised to this session, by all sessions of all processes.
+
+        That needs no sync: who loses it to a power cut loses all that was committed later as well.
+        Nor does it disturb the snapshot, by being done through another connection.
+        """
+        try:
+            if self._side is None:
+                self._side = connect(self._engine, durable=False)
+            with writing(self._engine, self._side):
+                ask = self._side.execute
+                (start,) = ask("SELECT next_oid FROM durus_state").fetchone()
+                (highest,) = ask("SELECT max(id) FROM objects").fetchone()
+                if highest is not None and start <= highest < _HIGHEST_COUNTED:
+                    start = highest + 1
+                end = start + self._block_oids
+                ask("UPDATE durus_state SET next_oid = ?", (end,))
+                found = ask("SELECT id FROM objects WHERE id BETWEEN ? AND ?", (start, end - 1))
+                self._taken = {oid_int for (oid_int,) in found}
+        except sqlite3.Error as error:
+            raise translation(error, self._engine.path, "get a new oid from") from error
+        self._next_oid_int, self._end_oid_int = start, end
+        self._block_oids = min(self._block_oids * 2, _MOST_OIDS)
+
+    # -- the rest
+
+    def new_session(self) -> SqliteStorage:
+        self._opened()
+        engine = self._engine
+        session = type(self)(
+            engine.path,
+            engine.readonly,
+            durable=engine.durable,
+            lock_timeout_s=engine.lock_timeout_s,
+        )
+        session._filename = self._filename
+        return session
+
+    def get_packer(self) -> Iterator[object]:
+        """Give an iterator that packs in steps of a few milliseconds, and yields how many it kept.
+
+        It marks what the root reaches, follows what is committed meanwhile, removes the rest, and
+        gives the space back to the system. Any number of packs may go on at once.
+
+        Raises:
+            StorageReadOnlyError: the storage was opened read-only.
+            StorageLockedError: another program held the lock for too long; go on with a new packer.
+            StorageWriteError: the system refused; what the root reaches is as it was.
+            CorruptionError: the file is damaged; what the root reaches is as it was.
+        """
+        self._check_writable()
+        return self._gen_pack()
+
+    def _gen_pack(self) -> Iterator[object]:
+        self._check_writable()
+        packer = Packer(self._engine)
+        steps = packer.gen_steps()
+        self._packs.append(steps)
+        try:
+            for count in steps:
+                self._note_removals(packer)
+                yield count
+                self._check_writable()
+            self._note_removals(packer)
+        except sqlite3.Error as error:
+            raise translation(error, self._engine.path, "pack") from error
+        finally:
+            steps.close()
+            if steps in self._packs:
+                self._packs.remove(steps)
+
+    def _note_removals(self, packer: Packer) -> None:
+        """Let this session, which asked for the pack, see at once what it removed."""
+        if packer.removals:
+            self._unpin()
+            self._own_removals += packer.removals
+            packer.removals = 0
+
+    def copy(
+        self, path: str | PathLike[str], progress: Callable[[int, int], object] | None = None
+    ) -> None:
+        """Copy the newest committed state to a new file, while commits go on.
+
+        Args:
+            path: the new file. It appears when it is whole and on the disk.
+            progress: called now and then with the bytes copied and the bytes to copy.
+
+        Raises:
+            StorageOpenError: there is something at `path`.
+            StorageWriteError: the system refused; nothing is left of the copy.
+        """
+        self._opened()
+        copy_database(self._engine, os.fsdecode(path), progress)
+
+    def close(self) -> None:
+        db, self._db = self._db, None
+        self._pending = None
+        self._ahead = {}
+        self._is_pinned = False
+        for steps in self._packs:
+            steps.close()
+        self._packs.clear()
+        for each in (self._side, db):
+            if each is not None:
+                each.close()
+        if self._disown is not None:
+            self._disown()
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise StorageClosedError(f"{self} is closed; open it again")
+        return self._db
+
+    def _check_writable(self) -> None:
+        self._opened()
+        if self._engine.readonly:
+            raise StorageReadOnlyError(f"tried to change {self}, which was opened read-only")
+        if self._failure:
+            raise StorageWriteError(
+                f"tried to change {self}, which refuses since {self._failure}; close it and open it"
+                " again"
+            )
+
+
+def _gen_rows(records: dict[bytes, bytes], serial: int) -> Iterator[tuple[int, bytes, bytes, int]]:
+    # In the order of the table, which is how it is written fastest.
+    for oid, record in sorted(records.items()):
+        _, data_bytes = _RECORD_START.unpack_from(record)
+        end = 12 + data_bytes
+        yield *_SIGNED.unpack(oid), record[12:end], record[end:], serial
+
+
+def _check_path(path: str, *, readonly: bool) -> None:
+    """Refuse what SQLite would refuse with fewer words, or wait for, or make by mistake."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError as error:
+        if not path:
+            raise StorageOpenError("cannot open a storage: the path is empty", path) from None
+        if readonly:
+            raise StorageMissingError(
+                f"there is no file {path!r} to open read-only", path
+            ) from error
+        if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+            raise StorageMissingError(
+                f"cannot make {path!r}: there is no such directory", path
+            ) from error
+        return
+    except PermissionError as error:
+        raise StoragePermissionError(f"no permission to reach {path!r}", path) from error
+    except (OSError, ValueError) as error:
+        raise StorageOpenError(f"cannot open {path!r:.200}: {error}", path) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise StorageOpenError(f"cannot open {path!r}: it is not a regular file", path)
+    if not os.access(path, os.R_OK if readonly else os.R_OK | os.W_OK):
+        verb = "read" if readonly else "write"
+        raise StoragePermissionError(f"no permission to {verb} {path!r}", path)
