@@ -754,3 +754,31 @@ def test_a_session_is_a_storage(shared: SharedStorage) -> None:
     """A session has the abilities of the storage beneath, and shares by itself."""
     session: Storage = shared.new_session()
     assert (session.can_pack, session.can_share, session.is_persistent) == (True, True, False)
+
+
+class Counting(MemoryStorage):
+    """A storage that counts how often it was asked for a record."""
+
+    loads = 0
+
+    def load(self, oid: bytes) -> bytes:
+        self.loads += 1
+        return super().load(oid)
+
+
+def test_what_a_record_overwrites_is_looked_up_once_after_the_session_moved() -> None:
+    """A transaction that was begun before the session moved is looked at as it comes, not again.
+
+    It begins as soon as the one before was handed on, and a commit moves its session.
+    """
+    storage = Counting()
+    shared = SharedStorage(storage, strict=True)
+    session = shared.new_session()
+    session.begin()
+    for payload in (b"first", b"second"):
+        session.store(ROOT_OID, make_record(ROOT_OID, [], payload))
+        before = storage.loads
+        session.submit(None, lambda error: None)
+        assert storage.loads == before
+        session.begin()
+        shared.flush()

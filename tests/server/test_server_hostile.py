@@ -252,6 +252,18 @@ def test_who_never_reads_costs_bounded_memory(tmp_path: Path) -> None:
         assert good.load(large) == record(large, payload=b"49")
 
 
+def test_what_a_large_transaction_holds_is_counted_once(tmp_path: Path) -> None:
+    """A transaction that the limits allow goes through in one piece, and then nothing is held."""
+    limits = Limits(held_bytes=2 * MiB, transaction_bytes=3 * MiB // 2)
+    with serving(tmp_path, limits=limits), NewPeer(tmp_path / "s") as good:
+        assert good.commit(record(0)) == []
+        for kind in (OldPeer, NewPeer):
+            with kind(tmp_path / "s") as peer:
+                news = peer.new_oids(50)
+                assert peer.tries_to_commit(*(record(n, payload=bytes(25_000)) for n in news))
+                assert good.status()["held_bytes"] == 0
+
+
 def test_who_holds_most_is_dropped_when_too_much_is_held(tmp_path: Path) -> None:
     """Transactions that are never finished take no more than the limit; the small ones go on."""
     limits = "Limits(held_bytes=50 << 20, transaction_bytes=1 << 30)"

@@ -242,6 +242,21 @@ def test_a_client_that_is_asked_may_give_up(tmp_path: Path, storage: MemoryStora
         assert b.load(2) == [record(2)]
 
 
+def test_what_is_stored_wrongly_after_an_ask_is_not_confirmed(
+    tmp_path: Path, storage: MemoryStorage
+) -> None:
+    """CONFIRM is refused for what a STORE brought since the ASK, and stores nothing of the rest."""
+    with serving(tmp_path, storage), NewPeer(tmp_path / "s") as a, NewPeer(tmp_path / "s") as b:
+        b.load(1)
+        a.commit(record(1, payload=b"new"))
+        b.store(record(2, payload=b"never"))
+        b.expect(ASK, COMMIT)
+        b.store(record(1000))
+        assert b.error(CONFIRM)["error"] == "UnissuedOidError"
+        assert b.load(2) == [record(2)]
+        assert b.commit(record(3, payload=b"b")) == [1]
+
+
 def test_what_changes_after_an_ask_is_asked_about_too(
     tmp_path: Path, storage: MemoryStorage
 ) -> None:

@@ -547,6 +547,9 @@ class Session(Storage):
         oid, record = bytes(oid), bytes(record)
         if self._shared._strict:
             with self._lock:
+                if not transaction.records:
+                    # The session may have moved since begin(), by its own last commit for one.
+                    transaction.forget_examined()
                 self._shared._examine(transaction, oid, record)
         transaction.records[oid] = record
         transaction.record_bytes += len(record)

@@ -156,17 +156,24 @@ class Client:
             DurusError: one is refused. The transaction is not to be committed.
         """
         session = self.session
-        self._hold(size_bytes)
+        # What was taken counts as the transaction's, and not a second time.
+        left_bytes = size_bytes
+        turn_bytes = 0
+        self._hold(left_bytes)
         try:
             for oid, record in records:
                 session.store(oid, record)
+                turn_bytes += len(record)
                 self._turn_records += 1
                 if self._turn_records == _TURN_RECORDS:
                     self._turn_records = 0
+                    left_bytes -= turn_bytes
+                    self._hold(-turn_bytes)
+                    turn_bytes = 0
                     self._note_open(session.open_bytes())
                     yield END_OF_TURN
         finally:
-            self._hold(-size_bytes)
+            self._hold(-left_bytes)
         self._note_open(session.open_bytes())
 
     def give_up(self) -> None:

@@ -234,6 +234,9 @@ class ClientConnection(asyncio.BufferedProtocol):
     def _take_rest(self) -> None:
         # Not a copy: of megabytes it would take the time of all clients.
         data, self._rest = self._rest, bytearray()
+        if self._noted_rest_bytes:
+            # What takes a request that is long counts it, for as long as it keeps it.
+            self._note_rest(0)
         self._take_requests(data)
 
     def _take_requests(self, data: bytes | bytearray) -> None:

@@ -250,14 +250,9 @@ class Protocol2(Client):
     def _commit(self, number: int, payload: bytes) -> bool | None:
         if self._commits_under_way:
             return self._wait()
-        refusal, self._refusal = self._refusal, None
         self._was_asked = False
         self.told.clear()
-        if refusal is not None:
-            self._stored_bytes = 0
-            self._fail(number, refusal)
-        else:
-            self._hand_on(number)
+        self._hand_on(number)
         return None
 
     def _confirm(self, number: int, payload: bytes) -> None:
@@ -273,6 +268,12 @@ class Protocol2(Client):
         self.give_up()
 
     def _hand_on(self, number: int) -> None:
+        refusal = self._refusal
+        if refusal is not None:
+            # Of a STORE that came before the COMMIT, or between an ASK and the CONFIRM.
+            self._forget_transaction()
+            self._fail(number, refusal)
+            return
         try:
             self.commit(lambda error: self._answer_commit(number, error))
         except StaleError as error:
