@@ -721,6 +721,27 @@ def test_a_storage_that_is_followed_tells_its_sessions() -> None:
     assert other.sync() == [A]
 
 
+def test_a_storage_that_lost_track_loses_that_of_its_sessions() -> None:
+    """When all may have changed beneath, each session is told so before it reads or commits."""
+    storage = Followed()
+    shared = SharedStorage(storage, strict=True)
+    one, other = shared.new_session(), shared.new_session()
+    void = other.new_oids(2)[1]
+    storage.news = None
+    assert one.sync() is None
+    assert one.load(A) == make_record(A)
+    with pytest.raises(ReadConflictError):
+        other.load(A)
+    with pytest.raises(WriteConflictError):
+        commit(other, new(b"changed"))
+    assert other.sync() is None
+    assert other.sync() == []
+    with pytest.raises(UnissuedOidError):
+        commit(other, make_record(void))
+    commit(other, new(b"changed"))
+    assert one.sync() == [A]
+
+
 def test_news_of_the_storage_do_not_overtake_a_commit() -> None:
     """A session that hears of what another process wrote hears of the commit before it too."""
     storage = Followed()
@@ -742,10 +763,10 @@ class Followed(MemoryStorage):
 
     def __init__(self) -> None:
         super().__init__()
-        self.news: list[bytes] = []
+        self.news: list[bytes] | None = []
         commit(self, make_record(A))
 
-    def sync(self) -> list[bytes]:
+    def sync(self) -> list[bytes] | None:  # type: ignore[override]  # it may lose track
         news, self.news = self.news, []
         return news
 

@@ -94,6 +94,12 @@ class CommitLog:
         while self._commits and self._commits[0].serial <= serial:
             self._forget_oldest()
 
+    def forget_all(self, serial: int) -> None:
+        """Know nothing of what came up to a serial number, higher than all of the commits."""
+        while self._commits:
+            self._forget_oldest()
+        self.start = serial
+
     def oids_since(self, serial: int) -> set[bytes] | None:
         """Give the oids that changed after a snapshot, or None if that is no longer known."""
         if serial < self.start:

@@ -237,10 +237,19 @@ class SharedStorage:
             # Their serial numbers come before that of the news, and so must they in the log.
             return
         oids = self.storage.sync()
-        if oids:
-            self._last_serial += 1
-            self._serial = self._last_serial
+        if oids is not None and not oids:
+            return
+        self._last_serial += 1
+        self._serial = self._last_serial
+        if oids is not None:
             self._log.add(LoggedCommit(self._serial, oids, None, is_pack=True))
+            return
+        # All may have changed, and oids that were given are void: every session is to be told so.
+        self._log.forget_all(self._serial)
+        self._spare_oids.clear()
+        self._next_oid_int = None
+        for session in self._sessions:
+            session.given.clear()
 
     def _add(self, commit: _Commit, told: set[bytes], told_until: int) -> set[bytes] | None:
         """Queue a commit, unless there is news that its session has not been told yet.
