@@ -709,6 +709,28 @@ def _payload(record: bytes) -> bytes:
     return next(b"%d" % n for n in range(1000) if record == new(b"%d" % n))
 
 
+def test_what_several_sessions_load_is_asked_for_once() -> None:
+    """The storage is asked again when it was changed, and for a lone session each time."""
+    storage = Counting()
+    commit(storage, make_record(A), make_record(B))
+    shared = SharedStorage(storage)
+    one = shared.new_session()
+    for loads in (1, 2):
+        assert one.load(A) == make_record(A)
+        assert storage.loads == loads
+    other = shared.new_session()
+    for session in (one, other, one, other):
+        assert session.load(A) == make_record(A)
+    assert storage.loads == 3
+    commit(one, new(b"changed"))
+    loads = storage.loads
+    assert other.load(A) == make_record(A)
+    other.sync()
+    for session in (one, other, one, other):
+        assert session.load(A) == new(b"changed")
+    assert storage.loads == loads + 1
+
+
 def test_a_storage_that_is_followed_tells_its_sessions() -> None:
     """What another process writes to the storage beneath is news for every session."""
     storage = Followed()

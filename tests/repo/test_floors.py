@@ -24,7 +24,7 @@ FLOORS = [
     ("durus-core", "class_finder"),
     ("durus-core", "serialize"),
     ("durus-core", "storage persistent_dict persistent_list persistent_set btree"),
-    ("durus-core", "backends _commit_log _oid_ranges _pending_commit"),
+    ("durus-core", "backends _commit_log _oid_ranges _pending_commit _record_cache"),
     ("durus-core", "sessions"),
     ("durus-core", "connection"),
     ("durus-core", "database"),

@@ -29,6 +29,7 @@ from typing import TypeAlias
 from durus._commit_log import CommitLog, LoggedCommit
 from durus._oid_ranges import OidRanges
 from durus._pending_commit import Done, PendingCommit, refs_of
+from durus._record_cache import RecordCache
 from durus.error import (
     ConflictError,
     DurusKeyError,
@@ -47,6 +48,9 @@ __all__ = ["Session", "SharedStorage"]
 
 _HISTORY_BYTES = 64 << 20
 _LOG_OIDS = 200_000
+
+# How many bytes of records to have at hand for sessions that read the same objects.
+_CACHE_BYTES = 16 << 20
 
 # How many oids one session may hold that it was given and has not used, if it is not trusted.
 _GIVEN_OIDS = 1 << 22
@@ -102,6 +106,7 @@ class SharedStorage:
         self._lock = threading.RLock()
         self._sessions: OrderedDict[Session, None] = OrderedDict()  # the oldest snapshot first
         self._log = CommitLog(log_oids, history_bytes)
+        self._cache = RecordCache(_CACHE_BYTES)
         self._serial = 0  # of the last commit that is durable
         self._last_serial = 0  # of the last one that was queued
         self._queue: list[_Commit] = []
@@ -186,6 +191,7 @@ class SharedStorage:
             self._flush()
             with self._lock:
                 self._is_closed = True
+                self._cache.clear()
                 self._sessions.clear()
                 self._close_given_up()
                 self.storage.close()
@@ -204,13 +210,13 @@ class SharedStorage:
 
     def _load(self, session: Session, oid: bytes) -> bytes:
         if session.view == self._serial and not self._pending:
-            return self.storage.load(oid)
+            return self._load_newest(oid)
         check_oid(oid)
         if session.view < self._log.start:
             raise ReadConflictError([oid])
         change = self._log.first_change(oid, session.view) or self._pending.get(oid)
         if change is None:
-            return self.storage.load(oid)
+            return self._load_newest(oid)
         if change.overwritten is None:
             if change.is_pack and change.serial <= session.packed:
                 return self.storage.load(oid)
@@ -218,6 +224,16 @@ class SharedStorage:
         record = change.overwritten[oid]
         if record is None:
             raise DurusKeyError(oid)
+        return record
+
+    def _load_newest(self, oid: bytes) -> bytes:
+        """Load what no commit under way changes."""
+        if len(self._sessions) < 2:
+            return self.storage.load(oid)
+        record = self._cache.get(oid)
+        if record is None:
+            record = self.storage.load(oid)
+            self._cache.put(oid, record)
         return record
 
     def _move(self, session: Session, serial: int) -> None:
@@ -243,9 +259,11 @@ class SharedStorage:
         self._serial = self._last_serial
         if oids is not None:
             self._log.add(LoggedCommit(self._serial, oids, None, is_pack=True))
+            self._cache.forget(oids)
             return
         # All may have changed, and oids that were given are void: every session is to be told so.
         self._log.forget_all(self._serial)
+        self._cache.clear()
         self._spare_oids.clear()
         self._next_oid_int = None
         for session in self._sessions:
@@ -469,6 +487,7 @@ class SharedStorage:
                     self._give_back(commit)
                     continue
                 self._serial = commit.serial
+                self._cache.forget(commit.records)
                 logged = LoggedCommit(commit.serial, tuple(commit.records), commit.overwritten)
                 self._log.add(logged)
                 if commit.session in self._sessions:
@@ -538,10 +557,17 @@ class Session(Storage):
         return str(self._shared.storage)
 
     def load(self, oid: bytes) -> bytes:
+        shared, view = self._shared, self.view
+        if view == shared._serial and not self._is_closed:
+            # Without the lock, for which threads that read much would stand in line. What is here
+            # is what that commit left: before it is replaced, the number changes.
+            record = shared._cache.peek(oid)
+            if record is not None and view == shared._serial:
+                return record
         with self._lock:
-            if self._is_closed or self._shared._is_closed:
+            if self._is_closed or shared._is_closed:
                 self._check_open()
-            return self._shared._load(self, oid)
+            return shared._load(self, oid)
 
     def begin(self) -> None:
         self._check_open()
