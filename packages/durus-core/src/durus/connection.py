@@ -574,7 +574,7 @@ class Connection(WritableConnection):
         self.abort()
         self._storage.pack()
         # Others may have committed during the pack.
-        self._move_to_newest()
+        self._note_stale(self._sync())
         for obj in self.cache:
             oid = obj._p_oid
             try:

@@ -181,13 +181,15 @@ class ClientStorage(Storage):
         """
         self._forget_server()
         server = self._connect_within(_RECONNECT_S)
-        if server.database != self._database:
+        # A server of protocol 1 does not tell.
+        if None not in {server.database, self._database} and server.database != self._database:
             server._transport.close()
             raise StorageDisconnectedError(
                 f"the server at {self._address} came back with another database than the one whose"
                 " objects this client has; close it, and open another"
             )
         self._server = server
+        self._database = self._database or server.database
         self._pid = os.getpid()
         self._is_lost = False
 
