@@ -281,6 +281,23 @@ def test_a_reference_to_what_a_pack_removed_is_a_conflict(shared: SharedStorage)
     assert set(other.sync() or ()) == {B, C}
 
 
+def test_what_was_removed_is_told_from_what_was_stored_again(shared: SharedStorage) -> None:
+    """For a caller that knows what a pack removed, and to whom it is no conflict."""
+    session, other, third = (shared.new_session() for _ in range(3))
+    other.pack()
+    commit(other, new(b"again", A), make_record(ROOT_OID, [A]))
+    other.begin()
+    other.store(B, new(b"again", B))
+    outcome: list[BaseException | None] = []
+    other.submit(None, outcome.append)
+    assert session.only_removed([A, B, C, ROOT_OID]) == set()
+    commit(third, make_record(C))
+    third.pack()
+    assert session.only_removed([A, B, C, ROOT_OID]) == set()
+    assert outcome == [None]
+    assert third.only_removed([A, B, C, ROOT_OID]) == {B, C}
+
+
 def test_a_snapshot_is_told_of_what_a_step_of_a_pack_removed(shared: SharedStorage) -> None:
     """Between two steps of a pack what is gone is a conflict for an older view, never unknown."""
     one, other = shared.new_session(), shared.new_session()

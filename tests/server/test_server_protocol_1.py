@@ -170,6 +170,33 @@ def test_a_client_in_the_middle_of_a_commit_holds_nobody_up(
         assert b.load(new) == record(new)
 
 
+def test_what_a_pack_removes_between_the_halves_of_a_commit_is_no_conflict(
+    tmp_path: Path, storage: MemoryStorage
+) -> None:
+    """Though the client has loaded it; to store it, or to refer to it, is one."""
+    commit(storage, record(2), record(3), record(4))
+    with serving(tmp_path, storage), OldPeer(tmp_path / "s") as a, OldPeer(tmp_path / "s") as b:
+        assert [b.load(n) for n in (0, 2)] == [record(0, [1]), record(2)]
+        assert b.begin_commit() == []
+        a.send(b"P")
+        assert a.read(1) == b"O"
+        b.end_commit(record(0, [1], b"from b"))
+        assert b.read(1) == b"O"
+        assert b.sync() == [2, 3, 4]
+        for refers in (True, False):
+            # What it is given may be an oid that was removed.
+            a.sync()
+            [new] = a.new_oids(1)
+            assert a.commit(record(new)) == b"O"
+            b.sync()
+            assert b.load(new) == record(new)
+            assert b.begin_commit() == []
+            a.send(b"P")
+            assert a.read(1) == b"O"
+            b.end_commit(record(1, [new]) if refers else record(new))
+            assert b.read(1) == b"I"
+
+
 def test_p_packs(tmp_path: Path) -> None:
     """P is answered by O when what the root does not reach is gone; clients are told of it."""
     with FileStorage(tmp_path / "f") as storage:

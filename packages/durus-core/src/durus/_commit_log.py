@@ -102,22 +102,22 @@ class CommitLog:
 
     def oids_since(self, serial: int) -> set[bytes] | None:
         """Give the oids that changed after a snapshot, or None if that is no longer known."""
-        if serial < self.start:
-            return None
-        oids: set[bytes] = set()
-        for commit in reversed(self._commits):
-            if commit.serial <= serial:
-                break
-            oids.update(commit.oids)
-        return oids
+        return self._oids_since(serial, (False, True)) if serial >= self.start else None
+
+    def stored_since(self, serial: int) -> set[bytes]:
+        """Give the oids that commits stored after a snapshot, as far as that is known."""
+        return self._oids_since(serial, (False,))
 
     def removed_since(self, serial: int) -> set[bytes]:
         """Give the oids that packs removed after a snapshot, as far as that is known."""
+        return self._oids_since(serial, (True,))
+
+    def _oids_since(self, serial: int, is_pack: Collection[bool]) -> set[bytes]:
         oids: set[bytes] = set()
         for commit in reversed(self._commits):
             if commit.serial <= serial:
                 break
-            if commit.is_pack:
+            if commit.is_pack in is_pack:
                 oids.update(commit.oids)
         return oids
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice, repeat
 from typing import TypeAlias
 
@@ -258,7 +258,9 @@ class SharedStorage:
         self._last_serial += 1
         self._serial = self._last_serial
         if oids is not None:
-            self._log.add(LoggedCommit(self._serial, oids, None, is_pack=True))
+            # What nobody beside this storage can have stored was removed.
+            is_pack = not self.storage.can_share
+            self._log.add(LoggedCommit(self._serial, oids, None, is_pack=is_pack))
             self._cache.forget(oids)
             return
         # All may have changed, and oids that were given are void: every session is to be told so.
@@ -717,6 +719,20 @@ class Session(Storage):
     def _gen_pack(self, packer: Iterator[object]) -> Iterator[object]:
         yield from packer
         self.note_pack()
+
+    def only_removed(self, oids: Iterable[bytes]) -> set[bytes]:
+        """Give those of `oids` that packs removed since the view, and nobody has stored again.
+
+        To have read one is no conflict, whoever is told that it is stale: a pack changes nothing
+        that can be reached. To store one, or to refer to it, is refused when the transaction ends.
+        """
+        shared = self._shared
+        with self._lock:
+            removed = shared._log.removed_since(self.view).intersection(oids)
+            if removed:
+                removed -= shared._pending.keys()
+                removed -= shared._log.stored_since(self.view)
+        return removed
 
     def note_pack(self) -> None:
         """Know of the packs up to now, as the one who asked for them.

@@ -209,6 +209,9 @@ class Client:
             self.untold.update(news)
             concerned = [oid for oid in news if oid in known]
             if concerned:
+                gone = session.only_removed(concerned)
+                concerned = [oid for oid in concerned if oid not in gone]
+            if concerned:
                 raise StaleError(concerned)
 
         def note_outcome(error: BaseException | None) -> None:
