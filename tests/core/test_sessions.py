@@ -296,6 +296,9 @@ def test_what_was_removed_is_told_from_what_was_stored_again(shared: SharedStora
     assert session.only_removed([A, B, C, ROOT_OID]) == set()
     assert outcome == [None]
     assert third.only_removed([A, B, C, ROOT_OID]) == {B, C}
+    third.begin()
+    third.store(B, make_record(B, [C]))
+    assert third.only_removed([B, C]) == set()
 
 
 def test_a_snapshot_is_told_of_what_a_step_of_a_pack_removed(shared: SharedStorage) -> None:

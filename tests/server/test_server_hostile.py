@@ -272,27 +272,38 @@ def test_who_holds_most_is_dropped_when_too_much_is_held(tmp_path: Path) -> None
         news = good.new_oids(1000)
         good.store(*(record(n, payload=b"x" * 1000) for n in news))
         before = server.memory_bytes()
-        half = record(1, payload=b"x" * MiB)
         for kind in (0, 1) * 5:
             with ExitStack() as own:
+                greedy = own.enter_context((NewPeer, OldPeer)[kind](server.path))
+                large = [record(n, payload=b"x" * MiB) for n in greedy.new_oids(45)]
                 if kind:
-                    greedy: Peer = own.enter_context(OldPeer(server.path))
                     greedy.send(b"C")
                     greedy.read(4)
-                    start, part = pack(">L", 1 << 30), bytes(MiB)
-                else:
-                    greedy = own.enter_context(NewPeer(server.path))
-                    start, part = b"", frame(STORE, 1, pack(">L", len(half)) + half)
+                    greedy.send(pack(">L", 1 << 30))
                 try:
-                    greedy.send(start)
-                    for _ in range(45):
-                        greedy.send(part)
+                    for found in large:
+                        size = pack(">L", len(found) + 8 * kind)
+                        greedy.send(
+                            size + found[:8] + found if kind else frame(STORE, 1, size + found)
+                        )
                 except OSError:
                     pass
                 stack.push(own.pop_all())
         server.wait_for("which is most")
         assert good.expect(COMMITTED, COMMIT) == b""
         assert server.memory_bytes() - before < 400 * MiB
+
+
+def test_a_transaction_is_examined_as_it_comes(tmp_path: Path, storage: MemoryStorage) -> None:
+    """What is wrong with its first records is found before it is whole: it is not kept till then."""
+    entry = pack(">L", 8) + bytes(8)
+    with serving(tmp_path, storage), OldPeer(tmp_path / "s") as old, NewPeer(tmp_path / "s") as new:
+        old.begin_commit()
+        old.send(pack(">L", 1 << 20) + entry)
+        assert old.is_dropped()
+        new.send(frame(STORE, 1, entry * 1000)[:100])
+        assert new.read_frame()[0] == ERROR
+        assert new.is_dropped()
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:

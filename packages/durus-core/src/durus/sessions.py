@@ -723,15 +723,18 @@ class Session(Storage):
     def only_removed(self, oids: Iterable[bytes]) -> set[bytes]:
         """Give those of `oids` that packs removed since the view, and nobody has stored again.
 
-        To have read one is no conflict, whoever is told that it is stale: a pack changes nothing
-        that can be reached. To store one, or to refer to it, is refused when the transaction ends.
+        Without those that the open transaction stores or refers to. To have read one is no
+        conflict, though `end()` tells that it is stale: a pack changes nothing that can be reached.
         """
-        shared = self._shared
+        shared, transaction = self._shared, self._transaction
         with self._lock:
             removed = shared._log.removed_since(self.view).intersection(oids)
             if removed:
                 removed -= shared._pending.keys()
                 removed -= shared._log.stored_since(self.view)
+        if removed and transaction is not None:
+            removed -= transaction.records.keys()
+            removed -= transaction.refs()
         return removed
 
     def note_pack(self) -> None:

@@ -55,11 +55,11 @@ _SYNC, _STALE = int(Type.SYNC), int(Type.STALE)
 _MOST_BYTES = 0xFFFFFFFF
 
 _HELLO_BYTES = 1 << 16
-_STORE_BYTES = 1 << 20
+_STORE_BYTES = 512 << 10
 
 # Less is not worth compressing, and more the server does not decompress.
 _COMPRESS_FROM_BYTES = 512
-_COMPRESS_TO_BYTES = 4 << 20
+_COMPRESS_TO_BYTES = 1 << 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _T = TypeVar("_T")

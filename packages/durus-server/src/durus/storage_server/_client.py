@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterable
+from struct import Struct
+from typing import TYPE_CHECKING, ClassVar
 
 from durus.error import (
     ConflictError,
@@ -14,7 +15,6 @@ from durus.error import (
     WriteConflictError,
 )
 from durus.serialize import ROOT_OID
-from durus.storage_server._connection import END_OF_TURN
 from durus.storage_server._known_oids import KnownOids
 
 if TYPE_CHECKING:
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from durus.storage_server._hub import Hub
 
 __all__ = ["Client", "StaleError"]
+
+_INT4 = Struct(">L")
+
+# A record has at least an oid and a length.
+_SHORTEST_RECORD = 12
 
 # How many records to take before the other clients have their turn.
 _TURN_RECORDS = 25
@@ -46,9 +51,13 @@ class Client:
         known: the objects that it has in memory.
         untold: what is stale and was not told to it.
         told: what it was told is stale in this transaction, and has not loaded again since.
+        left_bytes: how much is still to come of the records that it is storing.
+        refusal: what is wrong with its transaction already.
     """
 
     version = 0
+    # Where, in what it stores, a record begins after its length.
+    _record_at: ClassVar[int]
 
     def __init__(self, hub: Hub, connection: ClientConnection) -> None:
         self.hub = hub
@@ -57,6 +66,8 @@ class Client:
         self.known = KnownOids()
         self.untold: set[bytes] = set()
         self.told: set[bytes] = set()
+        self.left_bytes = 0
+        self.refusal: DurusError | None = None
         self._load_record = self.session.load
         self._metrics = hub.metrics
         self._was_given_root = False
@@ -145,51 +156,81 @@ class Client:
             oids[0] = ROOT_OID
         return oids
 
-    def gen_store(self, records: Iterable[tuple[bytes, bytes]], size_bytes: int) -> Iterator[bytes]:
-        """Add records, with their oids, to the transaction; yield when others have their turn.
+    def take_records(self, data: bytes | bytearray, start: int) -> int:
+        """Add the records to the transaction that begin at `data[start]`, as far as they are there.
 
-        Args:
-            records: what to add.
-            size_bytes: how much the request that brings them takes, which is kept meanwhile.
+        Not only when all have come: what is kept meanwhile would have to grow, and to be copied.
+
+        Returns:
+            Where the first begins that is not whole, or that has to wait for its turn.
 
         Raises:
-            DurusError: one is refused. The transaction is not to be committed.
+            ProtocolError: the lengths do not add up.
         """
-        session = self.session
-        # What was taken counts as the transaction's, and not a second time.
-        left_bytes = size_bytes
-        turn_bytes = 0
-        self._hold(left_bytes)
-        try:
-            for oid, record in records:
-                session.store(oid, record)
-                turn_bytes += len(record)
+        left, end = self.left_bytes, len(data)
+        with memoryview(data) as view:
+            while left:
+                if self.refusal is not None:
+                    start, left = min(start + left, end), max(0, left - (end - start))
+                    break
+                size = self._size_of_entry(data, start, left)
+                if size > end - start:
+                    self.connection.wanted_bytes = size
+                    break
+                self._take_record(bytes(view[start + 4 : start + size]))
+                start += size
+                left -= size
                 self._turn_records += 1
                 if self._turn_records == _TURN_RECORDS:
                     self._turn_records = 0
-                    left_bytes -= turn_bytes
-                    self._hold(-turn_bytes)
-                    turn_bytes = 0
-                    self._note_open(session.open_bytes())
-                    yield END_OF_TURN
-        finally:
-            self._hold(-left_bytes)
-        self._note_open(session.open_bytes())
+                    self.connection.end_turn()
+                    break
+        self.left_bytes = left
+        self._note_open(self.session.open_bytes())
+        return start
+
+    def _size_of_entry(self, data: bytes | bytearray, start: int, left: int) -> int:
+        """Give how many bytes a record takes with its length, as far as is known."""
+        if left < 4:
+            raise ProtocolError("what it stores ends inside a length")
+        if len(data) - start < 4:
+            return 4
+        size: int = _INT4.unpack_from(data, start)[0]
+        if not self._record_at + _SHORTEST_RECORD <= size <= left - 4:
+            raise ProtocolError(f"it stores a record of {size} bytes with {left - 4} left")
+        return size + 4
+
+    def _take_record(self, entry: bytes) -> None:
+        oid = entry[:8]
+        self.check_entry(oid)
+        try:
+            self.session.store(oid, entry[self._record_at :])
+        except DurusError as error:
+            self.refuse(error)
+
+    def check_entry(self, oid: bytes) -> None:
+        """Check what the protocol demands of the next oid that is stored.
+
+        Raises:
+            ProtocolError: it may not be.
+        """
+
+    def refuse(self, error: DurusError) -> None:
+        """Remember what is wrong with the transaction for when it is to be committed."""
+        self.give_up()
+        self.refusal = error
 
     def give_up(self) -> None:
         """Forget the transaction, and be ready for another."""
         self.session.begin()
+        self.refusal = None
         self.told.clear()
         self._note_open(0)
 
     def _note_open(self, open_bytes: int) -> None:
         """Count what the open transaction takes."""
         change, self._open_bytes = open_bytes - self._open_bytes, open_bytes
-        self._hold(change)
-
-    def _hold(self, change_bytes: int) -> None:
-        # Whoever was dropped for holding too much counts as holding nothing.
-        self.hub.hold(self.connection, max(change_bytes, -self.connection.held_bytes))
+        self.connection.hold(change)
 
     def commit(self, answer: Callable[[BaseException | None], None]) -> None:
         """Hand the transaction on.
@@ -209,14 +250,11 @@ class Client:
             self.untold.update(news)
             concerned = [oid for oid in news if oid in known]
             if concerned:
-                gone = session.only_removed(concerned)
-                concerned = [oid for oid in concerned if oid not in gone]
-            if concerned:
                 raise StaleError(concerned)
 
         def note_outcome(error: BaseException | None) -> None:
             self._commits_under_way -= 1
-            self._hold(-open_bytes)
+            self.connection.hold(-open_bytes)
             if error is None:
                 self._note_committed(records)
             answer(error)

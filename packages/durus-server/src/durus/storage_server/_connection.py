@@ -145,7 +145,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.note_handshake()
         self._rest.clear()
         self._replies = None
-        self._hub.hold(self, -self.held_bytes)
+        self.hold(-self.held_bytes)
         self.speaker.leave()
         self._hub.remove(self)
 
@@ -178,6 +178,17 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._hub.loop.call_soon(self._go_on)
         else:
             self._resume_reading()
+
+    def hold(self, change_bytes: int) -> None:
+        """Count what is kept for the client until it is whole."""
+        # Whoever was dropped for holding too much counts as holding nothing.
+        self._hub.hold(self, max(change_bytes, -self.held_bytes))
+
+    def end_turn(self) -> None:
+        """Take no more before the other clients have had their turn."""
+        if not self._is_turn_over:
+            self._is_turn_over = True
+            self._hub.loop.call_soon(self._begin_turn)
 
     def note_handshake(self) -> None:
         """Take note that the client is known, and may now stay as long as it likes."""
@@ -255,7 +266,7 @@ class ClientConnection(asyncio.BufferedProtocol):
                     self._send_replies()
                 taken += 1
                 if taken >= _TURN_REQUESTS or self._turn_bytes > _TURN_BYTES:
-                    self._end_turn()
+                    self.end_turn()
                 if start < end and self._is_busy():
                     break
         except Exception as error:  # noqa: BLE001 - whatever it is, the others are served
@@ -295,13 +306,8 @@ class ClientConnection(asyncio.BufferedProtocol):
             if reply is not END_OF_TURN:
                 self.send(reply)
             if reply is END_OF_TURN or self._turn_bytes > _TURN_BYTES:
-                self._end_turn()
+                self.end_turn()
                 return
-
-    def _end_turn(self) -> None:
-        if not self._is_turn_over:
-            self._is_turn_over = True
-            self._hub.loop.call_soon(self._begin_turn)
 
     def _begin_turn(self) -> None:
         self._is_turn_over = False
@@ -328,7 +334,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     def _note_rest(self, size: int) -> None:
         """Count what is kept of requests that are not whole, or must wait."""
         change, self._noted_rest_bytes = size - self._noted_rest_bytes, size
-        self._hub.hold(self, change)
+        self.hold(change)
 
     def _pause_reading(self) -> None:
         if not self._is_reading_paused and self._transport is not None and not self._is_closing:

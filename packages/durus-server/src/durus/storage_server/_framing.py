@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from durus._wire import COMPRESSED, FRAME_HEADER, Type, decompress, pack_error, pack_frame
 from durus.error import ProtocolError
+from durus.storage_server._connection import END_OF_TURN
 
 if TYPE_CHECKING:
-    from durus.storage_server._connection import ClientConnection
+    from durus.storage_server._connection import ClientConnection, Speaker
 
 __all__ = ["LATER", "Command", "Framing"]
 
@@ -18,7 +19,7 @@ __all__ = ["LATER", "Command", "Framing"]
 LATER = True
 
 # Decompressing takes the time of all clients: what is larger must come as it is.
-_MOST_DECOMPRESSED_BYTES = 8 << 20
+_MOST_DECOMPRESSED_BYTES = 1 << 20
 
 # Replies of fewer bytes are not worth compressing, and of more cost the others too much time.
 _COMPRESS_FROM_BYTES = 512
@@ -31,7 +32,8 @@ class Command(NamedTuple):
     Attributes:
         method: takes the speaker, the number of the request and what it brings.
         most_bytes: a frame that says it has more is refused before it has come; None for what a
-            whole transaction may have, and then the method gets a view of it, if not a copy.
+            whole transaction may have. Then the method is called as soon as the frame begins, gets
+            the length of what it brings, and the speaker's `take` takes that as it comes.
     """
 
     method: Callable[[Any, int, Any], bool | None]
@@ -52,7 +54,7 @@ class Framing:
         self.compresses = False
 
     def take(
-        self, commands: Mapping[int, Command], speaker: object, data: bytes | bytearray, start: int
+        self, commands: Mapping[int, Command], speaker: Speaker, data: bytes | bytearray, start: int
     ) -> int:
         """Call the method of the request at `data[start]`; see `Speaker.take`."""
         have = len(data) - start
@@ -72,20 +74,36 @@ class Framing:
                 f"a request of type {kind:#04x} says that it has {size} bytes; {most_bytes + 5} are"
                 " allowed"
             )
-        end = start + 4 + size
+        is_compressed = bool(kind & COMPRESSED)
+        is_long = command.most_bytes is None
+        if is_long and not is_compressed:
+            is_later = command.method(speaker, number, size - 5) is LATER
+            return start if is_later else start + 9
+        end: int = start + 4 + size
         if have < 4 + size:
             self.connection.wanted_bytes = 4 + size
             return start
-        payload: bytes | memoryview
-        if command.most_bytes is None:
-            payload = memoryview(data)[start + 9 : end]
-        else:
-            payload = bytes(data[start + 9 : end])
-        if kind & COMPRESSED:
+        payload = bytes(data[start + 9 : end])
+        if is_compressed:
             payload = self._decompress(payload, most_bytes)
-        return start if command.method(speaker, number, payload) is LATER else end
+        if command.method(speaker, number, len(payload) if is_long else payload) is LATER:
+            return start
+        if is_long:
+            self.connection.send_all(self._gen_turns(speaker, payload))
+        return end
 
-    def _decompress(self, payload: bytes | memoryview, most_bytes: int) -> bytes:
+    def _gen_turns(self, speaker: Speaker, payload: bytes) -> Iterator[bytes]:
+        """Have what a frame brought taken part by part."""
+        at = 0
+        self.connection.hold(len(payload))
+        try:
+            while at < len(payload):
+                at = speaker.take(payload, at)
+                yield END_OF_TURN
+        finally:
+            self.connection.hold(-len(payload))
+
+    def _decompress(self, payload: bytes, most_bytes: int) -> bytes:
         if not self.compresses:
             raise ProtocolError("it compresses, which was not agreed on")
         return decompress(payload, min(most_bytes, _MOST_DECOMPRESSED_BYTES))

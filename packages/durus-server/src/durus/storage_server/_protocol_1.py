@@ -19,7 +19,7 @@ from durus.error import (
     ReadConflictError,
 )
 from durus.logger import logger
-from durus.storage_server._client import Client
+from durus.storage_server._client import Client, StaleError
 
 if TYPE_CHECKING:
     from durus.storage_server._connection import ClientConnection
@@ -33,14 +33,12 @@ _INT4 = Struct(">L")
 # Load replies are put together until they are that long.
 _PART_BYTES = 128 << 10
 
-# A record has at least an oid and a length, and comes after its own length and oid.
-_SHORTEST_ENTRY_BYTES = 8 + 12
-
 
 class Protocol1(Client):
     """A client that sends one request at a time, a byte and its arguments."""
 
     version = 1
+    _record_at = 8
 
     def __init__(self, hub: Hub, connection: ClientConnection) -> None:
         super().__init__(hub, connection)
@@ -49,7 +47,12 @@ class Protocol1(Client):
 
     def take(self, data: bytes | bytearray, start: int) -> int:
         if self._is_commit_begun:
-            return self._take_transaction(data, start)
+            return self._take_size(data, start)
+        if self.left_bytes:
+            end = self.take_records(data, start)
+            if not self.left_bytes:
+                self._end_transaction()
+            return end
         method = self._COMMANDS.get(data[start])
         if method is None:
             raise ProtocolError(f"{data[start : start + 1]!r} is no command of protocol 1")
@@ -165,7 +168,7 @@ class Protocol1(Client):
             self._is_commit_begun = True
         return start + 1
 
-    def _take_transaction(self, data: bytes | bytearray, start: int) -> int:
+    def _take_size(self, data: bytes | bytearray, start: int) -> int:
         if len(data) - start < 4:
             return self._want(start, 4)
         size: int = _INT4.unpack_from(data, start)[0]
@@ -174,42 +177,58 @@ class Protocol1(Client):
                 f"its transaction of {size} bytes is larger than the"
                 f" {self.hub.limits.transaction_bytes} that the server takes"
             )
-        end = start + 4 + size
-        if len(data) < end:
-            return self._want(start, 4 + size)
         self._is_commit_begun = False
-        if size:
-            self.connection.send_all(self._gen_commit(memoryview(data)[start + 4 : end]))
-        else:
+        self.left_bytes = size
+        if not size:
             self.give_up()
-        return end
+        return start + 4
 
-    def _gen_commit(self, transaction: memoryview) -> Iterator[bytes]:
-        """Store a transaction part by part and hand it on; the answer comes later."""
+    def check_entry(self, oid: bytes) -> None:
+        if oid in self.session.open_oids():
+            raise ProtocolError(f"its transaction stores oid {int.from_bytes(oid, 'big')} twice")
+
+    def refuse(self, error: DurusError) -> None:
+        super().refuse(error)
+        if not isinstance(error, ConflictError):
+            self._fail("commit", error)
+
+    def _end_transaction(self) -> None:
+        """Hand the transaction on; the answer comes later."""
         try:
-            yield from self.gen_store(_gen_oid_record(transaction), len(transaction))
-            self.commit(self._answer_commit)
+            if self.refusal is not None:
+                raise self.refusal
+            self._hand_on()
         except ConflictError:
             self.give_up()
-            self._refuse()
-        except ProtocolError:
-            raise
+            self._tell_conflict()
         except DurusError as error:
             self._fail("commit", error)
         else:
             self.connection.wait()
 
+    def _hand_on(self) -> None:
+        while True:
+            try:
+                self.commit(self._answer_commit)
+            except StaleError as error:
+                if not self.session.only_removed(error.oids).issuperset(error.oids):
+                    raise
+                # It cannot be asked, and need not: it is told when it syncs.
+                self.told.update(error.oids)
+            else:
+                return
+
     def _answer_commit(self, error: BaseException | None) -> None:
         if error is None:
             self._reply(STATUS_OKAY)
         elif isinstance(error, ConflictError):
-            self._refuse()
+            self._tell_conflict()
         else:
             logger.error("the commit of %s failed: %s", self.connection.peer, error)
             self._fail("commit", error)
         self.connection.go_on()
 
-    def _refuse(self) -> None:
+    def _tell_conflict(self) -> None:
         self._metrics.conflicts += 1
         self._reply(STATUS_INVALID)
 
@@ -272,28 +291,3 @@ class Protocol1(Client):
         ord("V"): _choose,
         ord("."): _leave,
     }
-
-
-def _gen_oid_record(transaction: memoryview) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (oid, record) of a transaction.
-
-    Raises:
-        ProtocolError: its lengths do not add up, or an oid comes twice.
-    """
-    seen: set[bytes] = set()
-    start, end = 0, len(transaction)
-    while start < end:
-        if end - start < 4:
-            raise ProtocolError("its transaction ends inside a length")
-        (size,) = _INT4.unpack_from(transaction, start)
-        start += 4
-        if not _SHORTEST_ENTRY_BYTES <= size <= end - start:
-            raise ProtocolError(
-                f"its transaction has a record of {size} bytes with {end - start} left"
-            )
-        oid = bytes(transaction[start : start + 8])
-        if oid in seen:
-            raise ProtocolError(f"its transaction stores oid {int.from_bytes(oid, 'big')} twice")
-        seen.add(oid)
-        yield oid, bytes(transaction[start + 8 : start + size])
-        start += size

@@ -65,6 +65,7 @@ class Protocol2(Client):
     """A client that was let in and speaks in frames."""
 
     version = 2
+    _record_at = 0
 
     def __init__(self, hub: Hub, connection: ClientConnection, framing: Framing) -> None:
         super().__init__(hub, connection)
@@ -72,14 +73,15 @@ class Protocol2(Client):
         self._reply = framing.send
         self._read_ahead = ReadAhead(self._load_record, self.known.__contains__)
         self._is_authenticated = hub.policy.is_proved
-        # Of the transaction: how much it has brought, and what is wrong with it already.
+        # How much the transaction has brought.
         self._stored_bytes = 0
-        self._refusal: DurusError | None = None
         self._was_asked = False
         self._pack_numbers: list[int] = []
         self._next_progress_s = 0.0
 
     def take(self, data: bytes | bytearray, start: int) -> int:
+        if self.left_bytes:
+            return self.take_records(data, start)
         if len(data) - start >= 21:
             size, kind, number, oid, budget_bytes = _LOAD_FRAME.unpack_from(data, start)
             if kind == _LOAD and size == 17:
@@ -214,38 +216,21 @@ class Protocol2(Client):
 
     # -- a transaction: STORE as often as needed, COMMIT, perhaps ASK and CONFIRM or GIVE_UP
 
-    def _store(self, number: int, payload: bytes | memoryview) -> bool | None:
+    def _store(self, number: int, size_bytes: int) -> bool | None:
         if self._commits_under_way:
             # It is about what the client sees once that is done.
             return self._wait()
-        if self._refusal is not None:
-            return None
-        self._stored_bytes += len(payload)
+        self.left_bytes = size_bytes
+        self._stored_bytes += size_bytes
         most_bytes = self.hub.limits.transaction_bytes
-        if self._stored_bytes > most_bytes:
-            self._refuse(
+        if self._stored_bytes > most_bytes and self.refusal is None:
+            self.refuse(
                 StorageError(
                     f"tried to commit a transaction of more than {most_bytes} bytes, the most that"
                     " the server takes"
                 )
             )
-        else:
-            self.connection.send_all(self._gen_store(payload))
         return None
-
-    def _gen_store(self, payload: bytes | memoryview) -> Iterator[bytes]:
-        """Take a STORE part by part; there is nothing to answer."""
-        try:
-            yield from self.gen_store(_gen_oid_record(payload), len(payload))
-        except ProtocolError:
-            raise
-        except DurusError as error:
-            self._refuse(error)
-
-    def _refuse(self, error: DurusError) -> None:
-        """Remember what is wrong with the transaction for when it is to be committed."""
-        self.give_up()
-        self._refusal = error
 
     def _commit(self, number: int, payload: bytes) -> bool | None:
         if self._commits_under_way:
@@ -268,7 +253,7 @@ class Protocol2(Client):
         self.give_up()
 
     def _hand_on(self, number: int) -> None:
-        refusal = self._refusal
+        refusal = self.refusal
         if refusal is not None:
             # Of a STORE that came before the COMMIT, or between an ASK and the CONFIRM.
             self._forget_transaction()
@@ -297,7 +282,7 @@ class Protocol2(Client):
 
     def _forget_transaction(self) -> None:
         self._stored_bytes = 0
-        self._refusal = None
+        self.refusal = None
         self._was_asked = False
 
     def _wait(self) -> bool:
@@ -374,25 +359,6 @@ class Protocol2(Client):
         Type.DESCRIBE: Command(_describe, _FEW_BYTES),
         Type.BYE: Command(_leave, _FEW_BYTES),
     }
-
-
-def _gen_oid_record(payload: bytes | memoryview) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (oid, record) of what a STORE brings.
-
-    Raises:
-        ProtocolError: its lengths do not add up.
-    """
-    start, end = 0, len(payload)
-    while start < end:
-        if end - start < 4:
-            raise ProtocolError("a STORE ends inside a length")
-        (size,) = _INT4.unpack_from(payload, start)
-        start += 4
-        if not 12 <= size <= end - start:
-            raise ProtocolError(f"a STORE has a record of {size} bytes with {end - start} left")
-        record = bytes(payload[start : start + size])
-        yield record[:8], record
-        start += size
 
 
 def _pack_description(description: StorageDescription) -> bytes:
