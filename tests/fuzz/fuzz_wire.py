@@ -93,6 +93,9 @@ class _Loop:
     def call_later(self, _: float, callback: Callable[..., object], *args: object) -> _Handle:
         return _Handle(lambda: callback(*args))
 
+    def time(self) -> float:
+        return 0.0
+
     def create_future(self) -> None:
         """Give nothing: who waits for the committer's thread has none here."""
 
@@ -118,6 +121,9 @@ class _Committer:
 
     def ticket(self, _: int, reply: Callable[[BaseException | None], None]) -> Any:
         return lambda error: self._done.append((reply, error))
+
+    def is_busy(self) -> bool:
+        return False
 
     def order_flush(self) -> None:
         self._loop.call_soon(self._flush)

@@ -15,6 +15,7 @@ from durus.client_storage import ClientStorage
 from durus.connection import Connection
 from durus.error import CommitUnknownError, StorageDisconnectedError, WriteConflictError
 from durus.storage import MemoryStorage, Storage
+from durus.storage_server import Limits
 from durus.testing import commit
 from durus.utils import int8_to_str
 
@@ -71,7 +72,7 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     storage = MemoryStorage()
     commit(storage, record(0, [*CHILDREN]), *(record(number) for number in CHILDREN))
     with (
-        serving(tmp_path, storage) as server,
+        serving(tmp_path, storage, limits=Limits(pack_pause_s=0.0)) as server,
         Proxy(str(tmp_path / "p"), server.address, is_old=request.param == 1) as proxy,
     ):
         rig = Rig(proxy, ClientStorage(address=server.address))

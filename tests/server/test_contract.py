@@ -13,13 +13,16 @@ from hypothesis import settings
 from durus.client_storage import ClientStorage
 from durus.file_storage import FileStorage
 from durus.storage import Storage
-from durus.storage_server import StorageServer
+from durus.storage_server import Limits, StorageServer
 from durus.testing import StorageMachine, StorageTests
 
 GAPS = {
     "test_new_oid_gives_none_that_is_stored": "an oid that nobody was given is not stored",
     "test_oids_need_not_be_dense": "nor are others than those that were given",
 }
+
+# Many packs follow each other.
+LIMITS = Limits(pack_pause_s=0.0)
 
 
 class TestClientStorage(StorageTests):
@@ -29,7 +32,8 @@ class TestClientStorage(StorageTests):
     def open_storage(self, tmp_path: Path) -> Iterator[Callable[..., Storage]]:
         """Give clients of one server, which keeps a file."""
         address = str(tmp_path / "socket")
-        server = StorageServer(FileStorage(tmp_path / "app.durus"), address=address)
+        storage = FileStorage(tmp_path / "app.durus")
+        server = StorageServer(storage, address=address, limits=LIMITS)
         server.start()
         yield partial(ClientStorage, address=address)
         server.stop()
@@ -42,7 +46,7 @@ class TestClientStorageOfTcp(StorageTests):
     def open_storage(self, tmp_path: Path) -> Iterator[Callable[..., Storage]]:
         """Give clients that prove that they know a secret, and that compress, with a time limit."""
         storage = FileStorage(tmp_path / "app.durus")
-        server = StorageServer(storage, port=0, secret=b"a secret")
+        server = StorageServer(storage, port=0, secret=b"a secret", limits=LIMITS)
         server.start()
         port = server.address.port  # type: ignore[attr-defined]  # a TCP address has one
         yield partial(ClientStorage, port=port, secret=b"a secret", compress=True, timeout_s=60)
@@ -58,7 +62,7 @@ class ClientStorageMachine(StorageMachine):
         self.stop()
         address = str(self.directory / "socket")
         storage = FileStorage(self.directory / "app.durus", durable=False)
-        self.server = StorageServer(storage, address=address)
+        self.server = StorageServer(storage, address=address, limits=LIMITS)
         self.server.start()
         return ClientStorage(address=address)
 

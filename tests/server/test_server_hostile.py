@@ -295,7 +295,7 @@ def test_who_holds_most_is_dropped_when_too_much_is_held(tmp_path: Path) -> None
 
 
 def test_a_transaction_is_examined_as_it_comes(tmp_path: Path, storage: MemoryStorage) -> None:
-    """What is wrong with its first records is found before it is whole: it is not kept till then."""
+    """What is wrong with its first records is found before it is whole: it is not kept so long."""
     entry = pack(">L", 8) + bytes(8)
     with serving(tmp_path, storage), OldPeer(tmp_path / "s") as old, NewPeer(tmp_path / "s") as new:
         old.begin_commit()

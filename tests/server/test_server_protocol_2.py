@@ -367,6 +367,19 @@ def test_a_pack_reports_and_is_done(tmp_path: Path) -> None:
             assert peer.status()["pack"] == {"running": False, "kept": 2, "done": 1}
 
 
+def test_packs_do_not_follow_at_once(tmp_path: Path, storage: MemoryStorage) -> None:
+    """The next one waits for as long as the limits say; clients go on, and the server ends."""
+    limits = Limits(pack_pause_s=3600.0)
+    with serving(tmp_path, storage, limits=limits), NewPeer(tmp_path / "s") as peer:
+        peer.send_frame(PACK)
+        while peer.read_frame()[0] != DONE:
+            pass
+        assert peer.status()["pack"] == {"running": False, "kept": 4, "done": 1}
+        peer.send_frame(PACK)
+        assert peer.load(1) == [record(1)]
+        assert peer.status()["pack"] == {"running": True, "kept": 0, "done": 1}
+
+
 def test_commits_go_on_while_the_storage_is_packed(tmp_path: Path) -> None:
     """Another client commits between the steps of a pack; nothing of it is lost."""
     with FileStorage(tmp_path / "f") as storage:

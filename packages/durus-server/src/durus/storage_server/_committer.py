@@ -24,6 +24,8 @@ Reply = Callable[[BaseException | None], None]
 
 _FLUSH, _PACK, _STOP = range(3)
 
+_STOPS = "the server stops; the pack was given up"
+
 # Others may load while a step of a pack computes, but not while it holds the storage. After a step
 # they get as long for themselves as it took, at most this, if they asked for anything meanwhile.
 _LONGEST_PAUSE_S = 0.01
@@ -59,10 +61,16 @@ class Committer:
         loop: the event loop.
         metrics: where to count.
         gcbytes: pack when that many bytes were committed since the last pack; 0 for never.
+        pack_pause_s: how long after a pack the next one begins at the earliest.
     """
 
     def __init__(
-        self, shared: Shared, loop: asyncio.AbstractEventLoop, metrics: Metrics, gcbytes: int
+        self,
+        shared: Shared,
+        loop: asyncio.AbstractEventLoop,
+        metrics: Metrics,
+        gcbytes: int,
+        pack_pause_s: float,
     ) -> None:
         self._shared = shared
         self._loop = loop
@@ -71,10 +79,13 @@ class Committer:
         self._bytes_since_pack = 0
         self._orders: SimpleQueue[int] = SimpleQueue()
         self._is_flush_ordered = False
+        self._under_way = 0
         self._done: deque[tuple[float, int, Reply, BaseException | None]] = deque()
         self._packer: Iterator[object] | None = None
         self._listeners: list[PackListener] = []
         self._is_packing = False
+        self._pack_pause_s = pack_pause_s
+        self._next_pack_s = loop.time()
         self._is_stopping = False
         self._stopped: asyncio.Future[None] = loop.create_future()
         self._thread = threading.Thread(target=self._run, name="durus-committer", daemon=True)
@@ -98,8 +109,13 @@ class Committer:
 
         return note_done
 
+    def is_busy(self) -> bool:
+        """Tell whether commits are under way."""
+        return self._under_way > 0
+
     def order_flush(self) -> None:
-        """Have what is queued committed; after that the replies are called."""
+        """Have one more commit that is queued done; after that its reply is called."""
+        self._under_way += 1
         if self._done:
             # There was nothing to store: it was done at once, by this thread.
             self._loop.call_soon(self._deliver)
@@ -108,15 +124,17 @@ class Committer:
             self._orders.put(_FLUSH)
 
     def order_pack(self, listener: PackListener | None) -> None:
-        """Begin a pack, or join the one that runs; its end is told to `listener`."""
+        """Begin a pack, or join the one that runs; its end is told to `listener`.
+
+        Not at once after the last one: each takes files and syncs, however little it removes.
+        """
         if listener is not None:
             self._listeners.append(listener)
         if not self._is_packing:
             self._is_packing = self._metrics.is_packing = True
             self._metrics.pack_kept = 0
             self._bytes_since_pack = 0
-            logger.info("pack began")
-            self._orders.put(_PACK)
+            self._loop.call_at(self._next_pack_s, self._start_pack)
 
     def forget(self, listener: PackListener) -> None:
         """Tell a listener nothing more."""
@@ -130,6 +148,9 @@ class Committer:
         await self._stopped
         self._thread.join()
         self._deliver()
+        if self._is_packing:
+            # It has not begun.
+            self._note_pack_end(StorageClosedError(_STOPS))
 
     # In the event loop, on behalf of the thread.
 
@@ -137,6 +158,7 @@ class Committer:
         done = self._done
         while done:
             started_s, record_bytes, reply, error = done.popleft()
+            self._under_way -= 1
             if error is None:
                 self._metrics.commits += 1
                 self._metrics.committed_bytes += record_bytes
@@ -146,6 +168,10 @@ class Committer:
         if 0 < self._gcbytes < self._bytes_since_pack and not self._is_stopping:
             self.order_pack(None)
 
+    def _start_pack(self) -> None:
+        logger.info("pack began")
+        self._orders.put(_PACK)
+
     def _note_progress(self, kept: int) -> None:
         self._metrics.pack_kept = kept
         for listener in self._listeners:
@@ -153,6 +179,7 @@ class Committer:
 
     def _note_pack_end(self, error: BaseException | None) -> None:
         self._is_packing = self._metrics.is_packing = False
+        self._next_pack_s = self._loop.time() + self._pack_pause_s
         if error is None:
             self._metrics.packs += 1
             logger.info("pack ended: kept %d objects", self._metrics.pack_kept)
@@ -173,7 +200,7 @@ class Committer:
             while self._next_order() != _STOP:
                 pass
             self._flush()
-            self._end_pack(StorageClosedError("the server stops; the pack was given up"))
+            self._end_pack(StorageClosedError(_STOPS))
         finally:
             self._tell(self._note_stopped)
 

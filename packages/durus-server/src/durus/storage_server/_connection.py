@@ -19,7 +19,7 @@ from durus.storage_server._peer import Peer
 if TYPE_CHECKING:
     from durus.storage_server._hub import Hub
 
-__all__ = ["END_OF_TURN", "ClientConnection", "Speaker"]
+__all__ = ["COMMIT_PAUSE_S", "END_OF_TURN", "ClientConnection", "Speaker"]
 
 # In place of a part of a long reply: it took long, see to the others first.
 END_OF_TURN = b""
@@ -27,6 +27,10 @@ END_OF_TURN = b""
 # One client's turn ends after that many requests, or bytes of replies.
 _TURN_REQUESTS = 256
 _TURN_BYTES = 256 << 10
+
+# While commits are on their way, a turn begins that much later, and nobody new comes sooner: the
+# thread that commits would get neither the interpreter nor the storage's lock from a busy loop.
+COMMIT_PAUSE_S = 0.001
 
 # More than this waits for a client to read: the next reply is not made.
 _HIGH_WATER_BYTES = 256 << 10
@@ -188,7 +192,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Take no more before the other clients have had their turn."""
         if not self._is_turn_over:
             self._is_turn_over = True
-            self._hub.loop.call_soon(self._begin_turn)
+            loop = self._hub.loop
+            if self._hub.committer.is_busy():
+                loop.call_later(COMMIT_PAUSE_S, self._begin_turn)
+            else:
+                loop.call_soon(self._begin_turn)
 
     def note_handshake(self) -> None:
         """Take note that the client is known, and may now stay as long as it likes."""

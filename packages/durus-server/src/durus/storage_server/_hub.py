@@ -80,7 +80,7 @@ class Hub:
         self.policy = policy
         self.limits = limits
         self.metrics = Metrics()
-        self.committer = Committer(shared, loop, self.metrics, gcbytes)
+        self.committer = Committer(shared, loop, self.metrics, gcbytes, limits.pack_pause_s)
         self.roots = RootMaking(loop, limits.root_s)
         self.buffer = memoryview(bytearray(_BUFFER_BYTES))
         self.connections: set[ClientConnection] = set()

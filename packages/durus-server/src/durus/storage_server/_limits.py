@@ -28,6 +28,7 @@ class Limits:
         history_bytes: how many bytes of overwritten records to keep for those that read an older
             state.
         log_oids: how many changed oids to keep for those that have not synced.
+        pack_pause_s: how long after the end of a pack the next one begins at the earliest.
         drain_s: how long a server that stops waits for clients to read their last replies.
     """
 
@@ -42,4 +43,5 @@ class Limits:
     root_s: float = 5.0
     history_bytes: int = 64 << 20
     log_oids: int = 200_000
+    pack_pause_s: float = 1.0
     drain_s: float = 5.0

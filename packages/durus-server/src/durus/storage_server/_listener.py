@@ -11,14 +11,11 @@ import socket
 import ssl
 
 from durus.logger import logger
-from durus.storage_server._connection import ClientConnection
+from durus.storage_server._connection import COMMIT_PAUSE_S, ClientConnection
 from durus.storage_server._hub import Hub
 from durus.storage_server._peer import Peer, get_peer
 
 __all__ = ["Listener", "raise_file_limit"]
-
-# At most that many new clients before those that are there have their turn.
-_BATCH = 1
 
 # What the system is out of for a while, as long as others hold it.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -99,26 +96,29 @@ class Listener:
     def _listen(self) -> None:
         if not self._is_listening:
             self._is_listening = True
-            self._hub.loop.add_reader(self._socket.fileno(), self._accept_some)
+            self._hub.loop.add_reader(self._socket.fileno(), self._accept_one)
 
     def _cease(self) -> None:
         if self._is_listening:
             self._is_listening = False
             self._hub.loop.remove_reader(self._socket.fileno())
 
-    def _accept_some(self) -> None:
-        for _ in range(_BATCH):
-            try:
-                accepted, _ = self._socket.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    logger.error("cannot accept a client: %s", error)
-                self._rest(error)
-                return
-            self._is_starved = False
-            self._let_in(accepted)
+    def _accept_one(self) -> None:
+        # One: then those that are there have their turn.
+        try:
+            accepted, _ = self._socket.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                logger.error("cannot accept a client: %s", error)
+            self._rest(error)
+            return
+        self._is_starved = False
+        self._let_in(accepted)
+        if self._hub.committer.is_busy():
+            self._cease()
+            self._retry = self._hub.loop.call_later(COMMIT_PAUSE_S, self._try_again)
 
     def _rest(self, error: OSError) -> None:
         """Accept nobody for a while, or until somebody leaves."""
@@ -134,7 +134,7 @@ class Listener:
 
     def _note_room(self) -> None:
         self._is_full = False
-        if self._retry is not None:
+        if self._is_starved and self._retry is not None:
             self._retry.cancel()
             self._try_again()
 

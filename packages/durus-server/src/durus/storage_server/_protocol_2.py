@@ -104,6 +104,7 @@ class Protocol2(Client):
             self._metrics.conflicts += 1
         elif not isinstance(error, DurusKeyError):
             logger.warning("refused a request of %s: %s", self.connection.peer, error)
+            self.connection.end_turn()
         self._framing.send_error(number, error)
 
     # -- one method for each type of request
