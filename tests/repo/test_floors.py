@@ -21,7 +21,7 @@ FLOORS = [
     ("durus-core", "utils logger _speedups _pure"),
     ("durus-core", "persistent"),
     ("durus-core", "broken _containers _btree_nodes"),
-    ("durus-core", "class_finder"),
+    ("durus-core", "class_finder _btree_census"),
     ("durus-core", "serialize"),
     ("durus-core", "storage persistent_dict persistent_list persistent_set btree"),
     ("durus-core", "backends _commit_log _oid_ranges _pending_commit _record_cache"),

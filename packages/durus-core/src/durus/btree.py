@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast, overload
 
 from durus import _btree_nodes
+from durus._btree_census import Census, note_direct_change
 from durus._btree_nodes import (
     Item,
     find_holder,
@@ -144,7 +145,7 @@ class BNode(PersistentObject):
 
     def insert_item(self, item: Item) -> None:
         """Add an item to this node or below, or replace the one with the same key."""
-        _note_direct_change()
+        note_direct_change()
         put(self, item)
 
     def delete(self, key: Any) -> None:
@@ -153,7 +154,7 @@ class BNode(PersistentObject):
         Raises:
             KeyError: there is none.
         """
-        _note_direct_change()
+        note_direct_change()
         _btree_nodes.remove(self, key)
 
     def split_child(self, position: int, child: Self) -> None:
@@ -166,7 +167,7 @@ class BNode(PersistentObject):
             raise ValueError(f"{child!r} is not a full child at position {position} of {self!r}")
         if self.is_full():
             raise ValueError(f"{self!r} has no room for an item of its child")
-        _note_direct_change()
+        note_direct_change()
         _btree_nodes.split_child(self, position)
 
 
@@ -260,7 +261,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     root: BNode
     root_is: ClassVar[Any] = tuple(_NODE_CLASSES.values())
-    _p_census: _Census | None
+    _p_census: Census | None
 
     def __init__(self, node_constructor: type[BNode] = BNode16) -> None:
         """Make an empty tree.
@@ -306,7 +307,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         root = self.root
         census = self._find_census()
         if census is None or not census.holds(root):
-            census = self._p_census = _Census(root)
+            census = self._p_census = Census(root)
         census.note_use()
         return census.count
 
@@ -539,7 +540,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
         self._p_census = None
         return True
 
-    def _find_census(self) -> _Census | None:
+    def _find_census(self) -> Census | None:
         try:
             return self._p_census
         except AttributeError:  # a tree that was loaded, not made
@@ -582,98 +583,6 @@ class TreeItems(ListlikeItems[K, V]):
     def __reversed__(self) -> Iterator[tuple[K, V]]:
         tree: BTree[K, V] = self._mapping
         return tree.items_backward()
-
-
-class _Census:
-    """How many items a tree has, counted once and then kept up to date.
-
-    A tree changes in three ways. Through its own methods: they change `count`. By direct use of the
-    nodes, or by another root: `holds()` sees that. And by what an abort takes back or other
-    sessions commit, perhaps to nodes that are not in memory: the Connection tells its summaries.
-
-    Attributes:
-        count: the number of items.
-        oids: the nodes that are stored.
-        serial: the last transaction that asked for it. By that it has read every node, and
-            conflicts with a change of any.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_connection",
-        "_direct_changes",
-        "_is_right",
-        "_new_nodes",
-        "_root",
-        "count",
-        "oids",
-        "serial",
-    )
-
-    def __init__(self, root: BNode) -> None:
-        self._root = root
-        self._connection = root._p_connection
-        self._direct_changes = _direct_changes
-        self._is_right = True
-        self.oids: set[bytes] = set()
-        self._new_nodes: dict[int, Any] = {}  # by id(); they get their oids from a commit
-        self.count = 0
-        self.serial = 0
-        for node in _btree_nodes.walk(root):
-            self.count += len(node.items)
-            self.note_new((node,))
-        if self._connection is not None:
-            self._connection.summaries.add(self)
-
-    def holds(self, root: BNode) -> bool:
-        """Tell whether `count` is still right for the tree with this root."""
-        return (
-            self._is_right
-            and self._root is root
-            and self._connection is root._p_connection
-            and self._direct_changes == _direct_changes
-        )
-
-    def note_use(self) -> None:
-        """Note that the open transaction has asked for the count."""
-        if self._connection is not None:
-            self.serial = self._connection.transaction_serial
-
-    def note_new(self, nodes: Iterable[Any]) -> None:
-        """Note that the tree has these further nodes."""
-        for node in nodes:
-            if node._p_oid is not None:
-                self.oids.add(node._p_oid)
-            elif self._connection is not None:
-                self._new_nodes[id(node)] = node
-
-    def note_gone(self, nodes: Iterable[Any]) -> None:
-        """Note that the tree no longer has these nodes: what becomes of them is no conflict."""
-        for node in nodes:
-            self.oids.discard(node._p_oid)
-            self._new_nodes.pop(id(node), None)
-
-    def note_stale(self, oids: Iterable[bytes]) -> set[bytes]:
-        """Forget the count if a node of the tree is among `oids`, whose states were replaced.
-
-        Returns:
-            The oids of those nodes.
-        """
-        new_nodes, self._new_nodes = self._new_nodes, {}
-        self.note_new(new_nodes.values())
-        found = self.oids.intersection(oids)
-        if found:
-            self._is_right = False
-        return found
-
-
-_direct_changes = 0
-
-
-def _note_direct_change() -> None:
-    """Make every tree count anew: a node does not know of which tree it is."""
-    global _direct_changes  # noqa: PLW0603 - one number for all trees
-    _direct_changes += 1
 
 
 def _ascending(runs: Iterator[list[Item]]) -> Iterator[Item]:
