@@ -25,6 +25,7 @@ FLOORS = [
     ("durus-core", "serialize"),
     ("durus-core", "storage persistent_dict persistent_list persistent_set btree"),
     ("durus-core", "backends _commit_log _oid_ranges _pending_commit _record_cache"),
+    ("durus-core", "_oid_supply"),
     ("durus-core", "sessions"),
     ("durus-core", "connection"),
     ("durus-core", "database"),

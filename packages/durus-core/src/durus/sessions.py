@@ -28,6 +28,7 @@ from typing import TypeAlias
 
 from durus._commit_log import CommitLog, LoggedCommit
 from durus._oid_ranges import OidRanges
+from durus._oid_supply import OidSupply
 from durus._pending_commit import Done, PendingCommit, refs_of
 from durus._record_cache import RecordCache
 from durus.error import (
@@ -35,14 +36,13 @@ from durus.error import (
     DurusKeyError,
     ReadConflictError,
     StorageClosedError,
-    StorageError,
     StorageTransactionError,
     UnissuedOidError,
     WriteConflictError,
 )
 from durus.serialize import ROOT_OID
 from durus.storage import Storage, StorageDescription, check_oid, check_record
-from durus.utils import int8_to_str, str_to_int8
+from durus.utils import str_to_int8
 
 __all__ = ["Session", "SharedStorage"]
 
@@ -51,9 +51,6 @@ _LOG_OIDS = 200_000
 
 # How many bytes of records to have at hand for sessions that read the same objects.
 _CACHE_BYTES = 16 << 20
-
-# How many oids one session may hold that it was given and has not used, if it is not trusted.
-_GIVEN_OIDS = 1 << 22
 
 # What an entry of a set or dict of oids takes, about.
 _ENTRY_BYTES = 100
@@ -113,8 +110,7 @@ class SharedStorage:
         self._unfinished: list[_Commit] = []  # queued or being written, in the order of serials
         self._pending: dict[bytes, _Commit] = {}  # the same by oid
         self._is_closed = False
-        self._spare_oids = OidRanges()
-        self._next_oid_int: int | None = None
+        self._oids = OidSupply(storage)
         self._given_up: list[Iterator[object]] = []  # packs that wait to be closed
 
     def new_session(self) -> Session:
@@ -266,8 +262,7 @@ class SharedStorage:
         # All may have changed, and oids that were given are void: every session is to be told so.
         self._log.forget_all(self._serial)
         self._cache.clear()
-        self._spare_oids.clear()
-        self._next_oid_int = None
+        self._oids.forget()
         for session in self._sessions:
             session.given.clear()
 
@@ -386,40 +381,12 @@ class SharedStorage:
             fresh = (self.storage.new_oid() for _ in repeat(None))
             unused = (oid for oid in fresh if oid not in chosen and oid not in self._pending)
             return list(islice(unused, count))
-        if session.given.count + count > _GIVEN_OIDS:
-            raise StorageError(
-                f"tried to get {count} new oids from {self.storage}, but {session.given.count} that"
-                " this session was given are not used yet; commit, in smaller transactions"
-            )
-        # That of the root may have been stored by somebody whom it was not given to.
-        if 0 in self._spare_oids and self._find(ROOT_OID) is not None:
-            self._spare_oids.discard(0, 1)
-        oid_ints = self._spare_oids.take(count)
-        oid_ints += self._fresh_oids(count - len(oid_ints))
-        oids = [int8_to_str(oid_int) for oid_int in oid_ints]
-        session.given.add_oids(oids)
-        return oids
-
-    def _fresh_oids(self, count: int) -> list[int]:
-        storage = self.storage
-        if storage.can_share:
-            # Others may take new oids too.
-            return [str_to_int8(storage.new_oid()) for _ in range(count)]
-        # A storage may keep room for each oid that it gave out, used or not. So it is asked once,
-        # and from there on an oid is the storage's business when it is stored.
-        if self._next_oid_int is None:
-            self._next_oid_int = str_to_int8(storage.new_oid())
-        oid_ints: list[int] = []
-        while len(oid_ints) < count:
-            if self._find(int8_to_str(self._next_oid_int)) is None:
-                oid_ints.append(self._next_oid_int)
-            self._next_oid_int += 1
-        return oid_ints
+        return self._oids.give(session.given, count)
 
     def _remove_session(self, session: Session) -> None:
         if self._sessions.pop(session, self) is self:
             return
-        self._spare_oids.take_all(session.given)
+        self._oids.spare.take_all(session.given)
         self._forget_seen()
 
     # Writing, each with the writer's lock held.
@@ -508,7 +475,7 @@ class SharedStorage:
         if not commit.new_oids:
             return
         is_there = commit.session in self._sessions
-        owner = commit.session.given if is_there else self._spare_oids
+        owner = commit.session.given if is_there else self._oids.spare
         owner.add_oids(commit.new_oids)
 
     def _step(self, packer: Iterator[object]) -> tuple[bool, object]:
