@@ -344,12 +344,51 @@ def test_run_tries_again_after_a_conflict(
     """The function is called again on the newest state, after waits that grow and are random."""
     waits: list[float] = []
     monkeypatch.setattr(database_module, "sleep", waits.append)
+    monkeypatch.setattr(database_module, "_ALONE_FROM", 99)  # the other thread is waited for
     assert database.run(conflicting(database, 10)) == 11
     with database.transaction() as root:
         assert root["n"] == 11
     limits = [min(0.002 * 2**i, 0.5) for i in range(10)]
     assert all(0 <= wait <= limit for wait, limit in zip(waits, limits, strict=True))
     assert len(set(waits)) > 1
+
+
+def test_run_gets_through_however_many_want_the_same(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that change one object all the time need few attempts each, without any wait."""
+    monkeypatch.setattr(database_module, "sleep", lambda seconds: None)
+    failed: list[ConflictError] = []
+
+    def add_one_slowly(root: Any) -> None:
+        n = root.get("n", 0)
+        threading.Event().wait(0.001)
+        root["n"] = n + 1
+
+    def count() -> None:
+        for _ in range(20):
+            try:
+                database.run(add_one_slowly)
+            except ConflictError as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    with database.transaction() as root:
+        assert root["n"] == 160
+
+
+def test_run_alone_waits_for_no_thread_for_ever(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that runs alone may wait for another thread's run(), or call run() itself."""
+    monkeypatch.setattr(database_module, "sleep", lambda seconds: None)
+    monkeypatch.setattr(database_module, "_LONGEST_WAIT_S", 0.01)
+    assert database.run(conflicting(database, 6)) == 7
 
 
 def test_run_gives_up(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,9 @@ T = TypeVar("T")
 _FIRST_WAIT_S = 0.002
 _LONGEST_WAIT_S = 0.5
 
+# From this retry on run() lets no other begin: the waits have not helped.
+_ALONE_FROM = 4
+
 # Not the module's own generator, whose numbers a program may have seeded for itself.
 _random = SystemRandom()
 
@@ -123,6 +126,8 @@ class Database:
         self._opening = threading.Lock()
         self._packing = threading.Lock()
         self._closing = threading.Lock()
+        # Held by a thread that run() lets run alone; it may call run() within.
+        self._alone = threading.RLock()
 
     def __repr__(self) -> str:
         return f"Database({self._where!r})"
@@ -173,6 +178,8 @@ class Database:
 
         Each attempt begins with the newest committed state. Between them it waits: a random time,
         up to 2 ms before the first retry, twice as long each time after, at most half a second.
+        From the fourth on it runs alone: further calls of `run()` by other threads let it end
+        first, for half a second at most. So all get through that change one object all the time.
 
         Args:
             function: what to do. It may be called several times, so it has no effects but those on
@@ -191,7 +198,7 @@ class Database:
         attempt = 0
         while True:
             try:
-                with self.transaction() as root:
+                with self._turn(alone=attempt >= _ALONE_FROM), self.transaction() as root:
                     return function(root, *args)
             except ConflictError as error:
                 if attempt >= retries:
@@ -199,6 +206,22 @@ class Database:
                     raise
             sleep(_random.uniform(0, min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S)))
             attempt += 1
+
+    @contextmanager
+    def _turn(self, *, alone: bool) -> Iterator[None]:
+        """Begin when nobody runs alone, and let nobody else begin if this one is to.
+
+        Whoever runs alone may wait for another thread that wants to begin: no wait is for ever.
+        """
+        turn = self._alone
+        is_mine = turn.acquire(timeout=_LONGEST_WAIT_S)
+        if is_mine and not alone:
+            turn.release()
+        try:
+            yield
+        finally:
+            if is_mine and alone:
+                turn.release()
 
     def pack(self) -> None:
         """Remove from the storage what the root does not reach, while other threads go on.
