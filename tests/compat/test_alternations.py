@@ -95,13 +95,11 @@ def _hand_to_and_fro(
 ) -> dict[str, Any]:
     """Play the turns, compare what both sides see after each, and give what is seen at the end."""
     seen: dict[str, Any] = {}
-    with upstream.start() as their_process, ours.start() as our_process:
-        processes = {"4.3": their_process, "ours": our_process}
-        for name, actions in turns:
-            seen = processes[name].call(
-                "compat_files:run", format=format, path=path, case=case, actions=actions
-            )
-            reader = processes[SWAPPED[name]]
-            other = reader.call("compat_files:read", format=format, path=path)
-            assert_same_view(other, seen)
+    sides = {"4.3": upstream, "ours": ours}
+    for name, actions in turns:
+        seen = sides[name].call(
+            "compat_files:run", format=format, path=path, case=case, actions=actions
+        )
+        other = sides[SWAPPED[name]].call("compat_files:read", format=format, path=path)
+        assert_same_view(other, seen)
     return seen

@@ -32,10 +32,9 @@ def test_every_stage_of_a_file_reads_the_same_on_the_other_side(
         "compat_files:make_stages", format=format, directory=str(tmp_path), case=case
     )
     assert list(written) == list(compat_files.STAGES)
-    with side(reader).start() as process:
-        for stage, seen in written.items():
-            path = str(tmp_path / f"{stage}.durus")
-            assert_same_view(process.call("compat_files:read", format=format, path=path), seen)
+    for stage, seen in written.items():
+        path = str(tmp_path / f"{stage}.durus")
+        assert_same_view(side(reader).call("compat_files:read", format=format, path=path), seen)
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if name != "big"])
@@ -70,18 +69,17 @@ def test_plain_states_of_upstream_are_read(
         case=case,
         compressed=False,
     )
-    with ours.start() as process:
-        for stage, seen in written.items():
-            path = str(tmp_path / f"{stage}.durus")
-            assert_same_view(process.call("compat_files:read", format=format, path=path), seen)
-        path = str(tmp_path / "never-packed.durus")
-        changed = process.call(
-            "compat_files:run",
-            format=format,
-            path=path,
-            case=case,
-            actions=[["change", 7], ["pack"], ["change", 8]],
-        )
+    for stage, seen in written.items():
+        path = str(tmp_path / f"{stage}.durus")
+        assert_same_view(ours.call("compat_files:read", format=format, path=path), seen)
+    path = str(tmp_path / "never-packed.durus")
+    changed = ours.call(
+        "compat_files:run",
+        format=format,
+        path=path,
+        case=case,
+        actions=[["change", 7], ["pack"], ["change", 8]],
+    )
     assert_same_view(upstream.call("compat_files:read", format=format, path=path), changed)
 
 

@@ -115,16 +115,34 @@ def test_entry_points_name_what_is_there(package: Path) -> None:
             assert any(path.is_file() for path in candidates), value
 
 
-def test_the_tools_are_pinned_alike() -> None:
-    """pre-commit runs the releases of ruff, codespell and mypy that tox runs."""
+def _tox() -> configparser.ConfigParser:
     tox = configparser.ConfigParser(interpolation=None)
     tox.read(ROOT / "tox.ini", encoding="utf-8")
+    return tox
+
+
+def test_the_tools_are_pinned_alike() -> None:
+    """pre-commit runs the releases of ruff, codespell and mypy that tox runs."""
+    tox = _tox()
     hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
     tools = {"ruff": "testenv:lint", "codespell": "testenv:lint", "mypy": "testenv:types"}
     for tool, environment in tools.items():
         pins = re.findall(rf"^{tool}==.+$", tox[environment]["deps"], flags=re.MULTILINE)
         assert len(pins) == 1
         assert set(re.findall(rf"{tool}==[\d.]+", hooks)) == set(pins)
+
+
+def test_what_py312_leaves_out_is_run_on_3_12_elsewhere() -> None:
+    """Each folder that the environment of 3.12 ignores is the whole of another, on 3.12 too."""
+    tox = _tox()
+    line = next(line for line in tox["testenv"]["commands"].splitlines() if "py312-!pure:" in line)
+    ignored = set(re.findall(r"--ignore(?:-glob)?=tests/(\w+)", line)) - {"compat", "crash"}
+    assert ignored == {"core", "filestorage", "sqlite", "server"}
+    for name in ignored:
+        environment = tox[f"testenv:{name}"]
+        assert environment["base_python"] == "python3.12"
+        assert environment["commands"].strip() == f"pytest {{posargs:tests/{name}}}"
+        assert "set_env" not in environment, "it would not be compiled"
 
 
 def test_the_tools_know_every_source_folder() -> None:

@@ -103,7 +103,6 @@ class Side:
         environment["PYTHONPATH"] = os.pathsep.join([str(_SIDES_DIRECTORY), *self._import_path])
         # Sets of strings are pickled in the order of their hashes.
         environment["PYTHONHASHSEED"] = "0"
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"
         return environment
 
 
