@@ -140,7 +140,7 @@ def test_what_py312_leaves_out_is_run_on_3_12_elsewhere() -> None:
     assert ignored == {"core", "filestorage", "sqlite", "server"}
     for name in ignored:
         environment = tox[f"testenv:{name}"]
-        assert environment["base_python"] == "python3.12"
+        assert environment["base_python"].split()[0] == "python3.12"
         assert environment["commands"].strip() == f"pytest {{posargs:tests/{name}}}"
         assert "set_env" not in environment, "it would not be compiled"
 
