@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from durus import _pure
 from durus.error import ForeignObjectError, InvalidOidError
+from durus.serialize import pack_record, seal
 
 GHOST, SAVED, UNSAVED = -1, 0, 1
 
@@ -600,6 +601,7 @@ def test_arguments_are_checked(kit: Kit) -> None:
         lambda: kit.twin.RecordFile(b"abc", -1, 2),
         lambda: kit.twin.proof_of(b"", b""),
         lambda: kit.twin.proof_of("", b"", b""),
+        lambda: kit.twin.split_proven(b""),
         lambda: kit.twin.ReferenceReader(connection)(None),
         kit.twin.ReferenceWriter(connection, len),
     ):
@@ -693,6 +695,27 @@ def test_proofs(oid: bytes, body: bytes, refs: bytes) -> None:
         assert twin.proof_of(*parts) == zlib.crc32(oid + body + refs)
 
 
+@given(st.binary(min_size=8, max_size=8), st.binary(max_size=30), st.integers(0, 3), st.data())
+def test_split_proven(oid: bytes, body: bytes, ref_count: int, data: st.DataObject) -> None:
+    """It takes apart a record that proves itself, and no other: damaged, cut or another's."""
+    sealed, refs = seal(oid, b"\x80\x04c" + body, b"r" * 8 * ref_count), b"r" * 8 * ref_count
+    record = pack_record(oid, sealed, refs)
+    place = data.draw(st.integers(0, len(record) - 1))
+    damaged = bytearray(record)
+    damaged[place] ^= data.draw(st.integers(1, 255))
+    promises_nothing = pack_record(oid, b"\x80\x02c" + sealed[3:], refs)
+    cut = record[:place]
+    for twin in TWINS.values():
+        assert twin.split_proven(oid, record) == (sealed, refs)
+        for other in (bytes(damaged), cut, record + b"\0", promises_nothing, bytearray(record)):
+            assert twin.split_proven(oid, other) is None
+        for other in (b"", oid[:7], oid + b"\0", bytes(damaged[:8]) if place < 8 else b"another"):
+            assert twin.split_proven(other, record) is None
+        for length in (0, 3, 6, len(sealed) - 8, len(sealed) + 8, 2**32 - 1):
+            lying = oid + (length % 2**32).to_bytes(4, "big") + record[12:]
+            assert twin.split_proven(oid, lying) is None
+
+
 @given(
     st.binary(max_size=60),
     st.data(),
@@ -766,6 +789,9 @@ def work(kit: Kit) -> None:
     file = kit.twin.RecordFile(b"abc\ndef", 0, 7)
     file.readline(), file.peek(1), file.read(-1)
     kit.twin.proof_of(b"1", b"2", b"3")
+    record = pack_record(oid_of(1), seal(oid_of(1), b"\x80\x04c", b""), b"")
+    assert kit.twin.split_proven(oid_of(1), record)
+    assert kit.twin.split_proven(oid_of(2), record) is None
     with pytest.raises(InvalidOidError):
         objects[0]._p_oid = b"x"
 

@@ -28,6 +28,7 @@ __all__ = [
     "clear_state",
     "proof_of",
     "set_state",
+    "split_proven",
 ]
 
 UNSAVED = 1
@@ -36,6 +37,9 @@ GHOST = -1
 
 # Asked for by isinstance(), repr() and the loading itself: reading them must not load anything.
 _NAMES_THAT_LOAD_NOTHING = frozenset({"__class__", "__repr__", "__setstate__"})
+
+# How the data of a record begins that ends with a proof.
+_PROVEN_START = b"\x80\x04c"
 
 _get = object.__getattribute__
 _set = object.__setattr__
@@ -387,6 +391,25 @@ def clear_state(obj: PersistentBase, slots: tuple[Any, ...]) -> list[Any]:
 def proof_of(oid: bytes, body: bytes, refs: bytes) -> int:
     """Give the CRC-32 of a record's oid, body (class and state) and references."""
     return crc32(refs, crc32(body, crc32(oid)))
+
+
+def split_proven(oid: bytes, record: bytes) -> tuple[bytes, bytes] | None:
+    """Give data and refs of a record, if it is that of `oid`, promises a proof and has it right.
+
+    None is for every other record. `durus.serialize` draws the record.
+    """
+    if not isinstance(oid, bytes) or not isinstance(record, bytes):
+        return None
+    end = 12 + int.from_bytes(record[8:12], "big")
+    length = len(record)
+    if end < 19 or end > length or (length - end) & 7 or record[:8] != oid:
+        return None
+    data, refs = record[12:end], record[end:]
+    if data[:3] != _PROVEN_START:
+        return None
+    if int.from_bytes(data[-4:], "big") != proof_of(oid, data[:-4], refs):
+        return None
+    return data, refs
 
 
 class RecordFile:

@@ -4,7 +4,7 @@
    ConnectionBase   what the first access of an object in a transaction goes through
    Cache            oid to object, and the order of the last use
    ReferenceWriter, ReferenceReader, RecordFile   what a pickler and an unpickler call
-   set_state, clear_state, proof_of
+   set_state, clear_state, proof_of, split_proven
 
    An object's place in the Cache is in the object itself: the table holds a borrowed pointer that the
    object removes when it dies, and the ring of used objects is linked through the objects. So a ghost
@@ -1658,6 +1658,45 @@ proof_of(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return PyLong_FromUnsignedLong(crc);
 }
 
+static uint32_t
+read_u32(const unsigned char *text)
+{
+    return (uint32_t)text[0] << 24 | (uint32_t)text[1] << 16 | (uint32_t)text[2] << 8 | text[3];
+}
+
+static PyObject *
+split_proven(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "split_proven takes oid and record");
+        return NULL;
+    }
+    if (!PyBytes_Check(args[0]) || !PyBytes_Check(args[1])) {
+        Py_RETURN_NONE;
+    }
+    const unsigned char *record = (const unsigned char *)PyBytes_AS_STRING(args[1]);
+    Py_ssize_t length = PyBytes_GET_SIZE(args[1]);
+    /* 12 bytes of oid and length, 3 that promise a proof, 4 of proof. */
+    if (length < 19 || PyBytes_GET_SIZE(args[0]) != 8
+        || memcmp(record, PyBytes_AS_STRING(args[0]), 8) != 0) {
+        Py_RETURN_NONE;
+    }
+    uint64_t data_length = read_u32(record + 8), left = (uint64_t)length - 12;
+    if (data_length < 7 || data_length > left || (left - data_length) % 8
+        || memcmp(record + 12, "\x80\x04" "c", 3) != 0) {
+        Py_RETURN_NONE;
+    }
+    const unsigned char *data = record + 12, *refs = data + data_length;
+    Py_ssize_t refs_length = (Py_ssize_t)(left - data_length);
+    uint32_t crc = crc32(0, record, 8);
+    crc = crc32(crc, data, (Py_ssize_t)data_length - 4);
+    crc = crc32(crc, refs, refs_length);
+    if (crc != read_u32(refs - 4)) {
+        Py_RETURN_NONE;
+    }
+    return Py_BuildValue("(y#y#)", data, (Py_ssize_t)data_length, refs, refs_length);
+}
+
 /* -- the module ------------------------------------------------------------------------------------ */
 
 static PyMethodDef module_functions[] = {
@@ -1669,6 +1708,9 @@ static PyMethodDef module_functions[] = {
      "Give what they held: its end may use the object, which has to be a ghost by then."},
     {"proof_of", (PyCFunction)(void (*)(void))proof_of, METH_FASTCALL,
      "proof_of(oid, body, refs)\n\nGive the CRC-32 of a record's oid, body and references."},
+    {"split_proven", (PyCFunction)(void (*)(void))split_proven, METH_FASTCALL,
+     "split_proven(oid, record)\n\nGive data and refs of a record, if it is that of `oid`, promises a"
+     " proof\nand has it right. None is for every other record."},
     {NULL},
 };
 

@@ -59,6 +59,7 @@ ReferenceReader = _hot.ReferenceReader
 ReferenceWriter = _hot.ReferenceWriter
 proof_of = _hot.proof_of
 set_state = _hot.set_state
+split_proven = _hot.split_proven
 
 # The setters themselves: a class may have a __setattr__ of its own, which is not for `_p_*`.
 set_connection = PersistentBase.__dict__["_p_connection"].__set__

@@ -56,6 +56,7 @@ from durus.persistent import (
     ReferenceWriter,
     proof_of,
     set_status,
+    split_proven,
 )
 
 __all__ = [
@@ -218,6 +219,9 @@ def open_record(oid: bytes, record: bytes, path: str | None = None) -> tuple[byt
     Raises:
         CorruptRecordError: the record is malformed, is another's, or its proof is wrong.
     """
+    parts = split_proven(oid, record)
+    if parts is not None:
+        return parts
     found, data, refs = unpack_record(record)
     if found != oid:
         raise CorruptRecordError(
@@ -281,8 +285,11 @@ class ObjectWriter:
         if isinstance(obj, BrokenObject):
             return obj.stored_data, obj.stored_refs
         self._references.begin(oid)
+        state = self._pickle(obj, obj.__getstate__())
+        if len(state) >= _COMPRESSION_MINIMUM_BYTES:
+            state = _shrink(state)
         klass: type = type(obj)
-        body = class_pickle(klass) + _shrink(self._pickle(obj, obj.__getstate__()))
+        body = class_pickle(klass) + state
         refs = self._references.get_refs()
         return seal(oid, body, refs), refs
 
@@ -298,8 +305,13 @@ class ObjectWriter:
         except _UNPICKLABLE as error:
             self._pickle_with_broken(obj, state, error)
         finally:
-            self._forget_memo(sum(map(len, chunks)))
-        return _without_frame(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+            pickled = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            # Clearing a memo takes time in proportion to the most that it ever held.
+            if len(pickled) < _LARGE_STATE_BYTES:
+                self._pickler.clear_memo()
+            else:
+                self._pickler = _make_pickler(chunks, self._references)
+        return _without_frame(pickled)
 
     def _pickle_with_broken(self, obj: PersistentObject, state: object, error: Exception) -> None:
         """Try again with a pickler that can name classes which cannot be imported."""
@@ -313,13 +325,6 @@ class ObjectWriter:
             else:
                 return
         raise _explain_unpicklable(obj, state, error) from error
-
-    def _forget_memo(self, written_bytes: int) -> None:
-        # Clearing a memo takes time in proportion to the most that it ever held.
-        if written_bytes < _LARGE_STATE_BYTES:
-            self._pickler.clear_memo()
-        else:
-            self._pickler = _make_pickler(self._chunks, self._references)
 
     def _adopt(self, obj: PersistentObject) -> bytes:
         oid = self._connection.adopt(obj)
@@ -406,9 +411,7 @@ def _without_frame(pickled: bytes) -> bytes:
 
 
 def _shrink(state: bytes) -> bytes:
-    """Compress a pickled state if that pays."""
-    if len(state) < _COMPRESSION_MINIMUM_BYTES:
-        return state
+    """Compress a pickled state if that pays: not a small one."""
     probe = state[:_COMPRESSION_PROBE_BYTES]
     compressed = zlib.compress(probe)
     if len(compressed) > 0.9 * len(probe):

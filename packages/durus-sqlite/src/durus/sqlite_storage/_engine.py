@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,7 +24,16 @@ from durus.error import (
     StorageWriteError,
 )
 
-__all__ = ["Engine", "connect", "rollback", "run", "translated", "translation", "writing"]
+__all__ = [
+    "Engine",
+    "check_path",
+    "connect",
+    "rollback",
+    "run",
+    "translated",
+    "translation",
+    "writing",
+]
 
 T = TypeVar("T")
 
@@ -55,6 +66,33 @@ class Engine:
     readonly: bool
     durable: bool
     lock_timeout_s: float
+
+
+def check_path(path: str, *, readonly: bool) -> None:
+    """Refuse what SQLite would refuse with fewer words, or wait for, or make by mistake."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError as error:
+        if not path:
+            raise StorageOpenError("cannot open a storage: the path is empty", path) from None
+        if readonly:
+            raise StorageMissingError(
+                f"there is no file {path!r} to open read-only", path
+            ) from error
+        if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+            raise StorageMissingError(
+                f"cannot make {path!r}: there is no such directory", path
+            ) from error
+        return
+    except PermissionError as error:
+        raise StoragePermissionError(f"no permission to reach {path!r}", path) from error
+    except (OSError, ValueError) as error:
+        raise StorageOpenError(f"cannot open {path!r:.200}: {error}", path) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise StorageOpenError(f"cannot open {path!r}: it is not a regular file", path)
+    if not os.access(path, os.R_OK if readonly else os.R_OK | os.W_OK):
+        verb = "read" if readonly else "write"
+        raise StoragePermissionError(f"no permission to {verb} {path!r}", path)
 
 
 def connect(

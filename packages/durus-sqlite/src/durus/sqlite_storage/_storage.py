@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import stat
 from collections.abc import Callable, Collection, Generator, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from os import PathLike
 from struct import Struct
@@ -22,18 +20,16 @@ from durus.error import (
     ReadConflictError,
     StorageClosedError,
     StorageError,
-    StorageMissingError,
-    StorageOpenError,
-    StoragePermissionError,
     StorageReadOnlyError,
     StorageTransactionError,
     StorageWriteError,
     WriteConflictError,
 )
-from durus.serialize import pack_record, split_oids
+from durus.serialize import pack_record
 from durus.sqlite_storage._copy import copy_database
 from durus.sqlite_storage._engine import (
     Engine,
+    check_path,
     connect,
     rollback,
     run,
@@ -42,57 +38,28 @@ from durus.sqlite_storage._engine import (
     writing,
 )
 from durus.sqlite_storage._history import find_as_of, gen_commits, history_us_of
+from durus.sqlite_storage._log import News, newest_commit, read_news
+from durus.sqlite_storage._oids import OidSupply
 from durus.sqlite_storage._packer import Packer
+from durus.sqlite_storage._rows import RowReader, gen_referred, write_rows
 from durus.sqlite_storage._schema import has_format, is_upgraded, prepare, set_history, trim
 from durus.storage import Storage, StorageDescription, check_oid, check_record
-from durus.utils import int8_to_str, str_to_int8
 
 __all__ = ["SqliteStorage"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SIGNED = Struct(">q")
 _LENGTH = Struct(">L")
-_RECORD_START = Struct(">8sL")
+_HEADER = Struct(">8sL")
 
 # While the WAL file is longer than this, no session holds a snapshot between its transactions: then
 # SQLite can begin the file anew.
 _LARGEST_WAL_BYTES = 64 << 20
 
-# Oids are promised to a session so many at a time, the double each time.
-_FIRST_OIDS, _MOST_OIDS = 16, 1 << 14
-
-# Durus 4.3 counts on from the highest id; so do we, unless somebody chose an enormous one.
-_HIGHEST_COUNTED = 1 << 62
-
-# Objects that were stored one after the other are often loaded so. From the second on, rows are
-# read ahead, more each time, and for as long as they are found to be asked for.
-_NEAR = 8
-_FIRST_ROWS_AHEAD, _MOST_ROWS_AHEAD, _MOST_BYTES_AHEAD = 16, 256, 1 << 20
-
 # After so many commits the log is trimmed, by twice as many.
 _TRIM_EVERY = 64
 
 Handler = Callable[[list[bytes]], None]
-Row = tuple[bytes, bytes]
-
-
-@dataclass
-class _News:
-    """What happened since a session was last told.
-
-    Attributes:
-        serial: the newest commit.
-        total: of its changes and all before.
-        changed: whose records were written or removed.
-        removed: whose records a pack removed.
-        is_known: `changed` is all of it. Else so much has happened that the log is cut.
-    """
-
-    serial: int
-    total: int
-    changed: set[bytes] = field(default_factory=set)
-    removed: set[bytes] = field(default_factory=set)
-    is_known: bool = True
 
 
 class SqliteStorage(Storage):
@@ -137,7 +104,7 @@ class SqliteStorage(Storage):
         history_us = None if history is None else history_us_of(history)
         if readonly and history is not None:
             raise StorageReadOnlyError(f"tried to keep history in {self}, opened read-only")
-        _check_path(self._filename, readonly=readonly)
+        check_path(self._filename, readonly=readonly)
         # Sessions that are opened later open the same file, wherever the program is then.
         path = os.path.realpath(self._filename)
         self._engine = Engine(path, readonly, durable, lock_timeout_s)
@@ -147,19 +114,11 @@ class SqliteStorage(Storage):
         # What is told to the caller, and what it sees.
         self._view = self._total = 0
         self._is_pinned = False
-        self._ending: _News | None = None
+        self._ending: News | None = None
         self._own_removals = 0
         self._untold: set[bytes] = set()
-        # Rows of the snapshot that were read and not asked for yet.
-        self._ahead: dict[int, Row] = {}
-        self._last_oid_int = -_NEAR
-        self._rows_ahead = _FIRST_ROWS_AHEAD
-        # Oids that were promised to this session, and those that it gave and that are not stored.
-        self._next_oid_int = self._end_oid_int = 0
-        self._block_oids = _FIRST_OIDS
-        self._taken: set[int] = set()
-        self._given: set[bytes] = set()
-        self._side: sqlite3.Connection | None = None
+        self._rows = RowReader()
+        self._oids = OidSupply(self._engine)
         self._packs: list[Generator[int, None, None]] = []
         self._db: sqlite3.Connection | None = None
         self._disown: Callable[[], object] | None = None
@@ -206,9 +165,13 @@ class SqliteStorage(Storage):
             check_oid(oid)
             raise
         try:
-            row = self._ahead.pop(oid_int, None) if self._ahead else None
-            data, refs = row or self._fetch(oid, oid_int)
-            record = b"".join((oid, _LENGTH.pack(len(data)), data, refs))
+            row = self._rows.read(self._opened(), oid_int)
+            if row is None:
+                raise DurusKeyError(oid)
+            data, refs = row
+            return b"".join((oid, _LENGTH.pack(len(data)), data, refs))
+        except sqlite3.Error as error:
+            raise translation(error, self._engine.path, "read", oid) from error
         except (TypeError, struct_error):
             raise CorruptRecordError(
                 f"the row of oid {oid_int} in {self} holds no record",
@@ -218,36 +181,6 @@ class SqliteStorage(Storage):
         finally:
             if self._is_plain:
                 self._unpin()
-        self._last_oid_int = oid_int
-        return record
-
-    def _fetch(self, oid: bytes, oid_int: int) -> Row:
-        db = self._opened()
-        try:
-            if not 0 < oid_int - self._last_oid_int <= _NEAR:
-                self._rows_ahead = _FIRST_ROWS_AHEAD
-                sql = "SELECT data, refs FROM objects WHERE id = ?"
-                row: Row | None = db.execute(sql, (oid_int,)).fetchone()
-            else:
-                row = self._fetch_ahead(db, oid_int)
-        except sqlite3.Error as error:
-            raise translation(error, self._engine.path, "read", oid) from error
-        if row is None:
-            raise DurusKeyError(oid)
-        return row
-
-    def _fetch_ahead(self, db: sqlite3.Connection, oid_int: int) -> Row | None:
-        sql = "SELECT id, data, refs FROM objects WHERE id >= ? ORDER BY id LIMIT ?"
-        ahead: dict[int, Row] = {}
-        length_bytes = 0
-        for found, data, refs in db.execute(sql, (oid_int, self._rows_ahead)):
-            ahead[found] = (data, refs)
-            length_bytes += len(data)
-            if length_bytes > _MOST_BYTES_AHEAD:
-                break
-        self._ahead = ahead
-        self._rows_ahead = min(self._rows_ahead * 2, _MOST_ROWS_AHEAD)
-        return ahead.pop(oid_int, None)
 
     def gen_oid_record(
         self, start_oid: bytes | None = None, batch_size: int = 100
@@ -354,25 +287,21 @@ class SqliteStorage(Storage):
         if self._db is not None and self._ending is None:
             self._unpin()
 
-    def _tell(self, news: _News) -> list[bytes] | None:
+    def _tell(self, news: News) -> list[bytes] | None:
         """Move to what `news` says, and give it together with what was not told before."""
         self._note_seen(news.serial, news.total, news.changed)
         untold, self._untold = self._untold, set()
         changed = news.changed | untold
-        if not news.is_known or not self._given.isdisjoint(changed):
+        if not news.is_known or not self._oids.given.isdisjoint(changed):
             # Somebody who does not ask for oids, as Durus 4.3, may have taken those that we gave.
-            self._given.clear()
-            self._next_oid_int = self._end_oid_int
+            self._oids.forget()
             return None
         return list(changed)
 
     def _note_seen(self, serial: int, total: int, written: Collection[bytes]) -> None:
         self._view, self._total = serial, total
         self._own_removals = 0
-        # Whoever chooses oids himself, as Durus 4.3, may have taken some that are promised to us.
-        start, end = self._next_oid_int, self._end_oid_int
-        if start < end and any(start <= str_to_int8(oid) < end for oid in written):
-            self._next_oid_int = end
+        self._oids.note_written(written)
 
     def _begin_reading(self, db: sqlite3.Connection) -> None:
         """Take a snapshot: that of the first statement which reads."""
@@ -411,7 +340,7 @@ class SqliteStorage(Storage):
 
     def _unpin(self) -> None:
         """Give the snapshot back."""
-        self._ahead = {}
+        self._rows.forget()
         if self._is_pinned:
             self._is_pinned = False
             rollback(self._opened())
@@ -427,29 +356,13 @@ class SqliteStorage(Storage):
         if self._is_plain:
             # SQLite's own number of what others changed, for this connection alone.
             return db.execute("PRAGMA data_version").fetchone()[0], 0
-        sql = "SELECT serial, total FROM durus_commits ORDER BY serial DESC LIMIT 1"
-        serial, total = db.execute(sql).fetchone()
-        return serial, total
+        return newest_commit(db)
 
-    def _read_news(self, db: sqlite3.Connection) -> _News:
+    def _read_news(self, db: sqlite3.Connection) -> News:
         if self._is_plain:
             serial, _ = self._newest(db)
-            return _News(serial, 0, is_known=serial == self._view)
-        sql = "SELECT serial, total, removed, oids FROM durus_commits WHERE serial > ? ORDER BY 1"
-        rows = db.execute(sql, (self._view,)).fetchall()
-        if not rows:
-            return _News(self._view, self._total)
-        news = _News(rows[-1][0], rows[-1][1])
-        if rows[0][0] != self._view + 1:
-            news.is_known = False
-        for _, _, removed, oids in rows:
-            found = split_oids(oids) if isinstance(oids, bytes) else [_SIGNED.pack(oids)]
-            news.changed.update(found)
-            if removed:
-                news.removed.update(found)
-            else:
-                news.removed.difference_update(found)
-        return news
+            return News(serial, 0, is_known=serial == self._view)
+        return read_news(db, self._view, self._total)
 
     # -- writing
 
@@ -463,7 +376,7 @@ class SqliteStorage(Storage):
             self._opened()
             raise StorageTransactionError("store() needs a begin() first")
         try:
-            found, data_bytes = _RECORD_START.unpack_from(record)
+            found, data_bytes = _HEADER.unpack_from(record)
             spare = len(record) - 12 - data_bytes
         except (struct_error, TypeError):
             found, spare = None, -1
@@ -489,7 +402,7 @@ class SqliteStorage(Storage):
                 self._failure = f"a commit failed ({error})"
             raise translation(error, self._engine.path, "commit to") from error
         finally:
-            self._ahead = {}
+            self._rows.forget()
         self._hold(db)
 
     def _commit(
@@ -502,21 +415,18 @@ class SqliteStorage(Storage):
                 "INSERT INTO durus_commits VALUES (?, ?, ?, 0, ?)",
                 (serial, total, time_ns() // 1000, b"".join(pending)),
             )
-            db.executemany(
-                "INSERT OR REPLACE INTO objects (id, data, refs, serial) VALUES (?, ?, ?, ?)",
-                _gen_rows(pending, serial),
-            )
+            write_rows(db, pending, serial)
             if serial // _TRIM_EVERY != self._view // _TRIM_EVERY:
                 trim(db, 2 * _TRIM_EVERY)
         self._note_seen(serial, total, news.changed.union(pending))
-        self._given.difference_update(pending)
+        self._oids.given.difference_update(pending)
         # Without a handler nobody was told. Of oids that were given, sync() has to say more.
         told = self._untold | news.changed
-        self._untold = told if handle is None else told & self._given
+        self._untold = told if handle is None else told & self._oids.given
 
     def _validate(
         self, db: sqlite3.Connection, pending: dict[bytes, bytes], handle: Handler | None
-    ) -> _News:
+    ) -> News:
         """Refuse a commit that does not fit what others committed. The write lock is held.
 
         While the handler is asked, nobody else can commit: else those who do all the time would
@@ -540,8 +450,7 @@ class SqliteStorage(Storage):
 
     def _check_removed(self, removed: set[bytes], pending: dict[bytes, bytes]) -> None:
         """Refuse references to what a pack removed: the caller may hold it and not have used it."""
-        referred = {ref for _, _, refs, _ in _gen_rows(pending, 0) for ref in split_oids(refs)}
-        missing = removed.intersection(referred).difference(pending)
+        missing = removed.intersection(gen_referred(pending)).difference(pending)
         if missing:
             raise WriteConflictError(sorted(missing))
 
@@ -557,7 +466,7 @@ class SqliteStorage(Storage):
         if told:
             handle(sorted(told))
         self._note_seen(news.serial, news.total, news.changed)
-        self._untold = told & self._given
+        self._untold = told & self._oids.given
 
     def _hold(self, db: sqlite3.Connection) -> None:
         """Take the snapshot of what was just committed, if nobody came in between.
@@ -574,46 +483,11 @@ class SqliteStorage(Storage):
         if not self._is_pinned:
             rollback(db)
 
-    # -- oids
+    # -- the rest
 
     def new_oid(self) -> bytes:
         self._check_writable()
-        pending = self._pending or ()
-        while True:
-            if self._next_oid_int == self._end_oid_int:
-                self._take_oids()
-            oid_int = self._next_oid_int
-            self._next_oid_int += 1
-            oid = int8_to_str(oid_int)
-            if oid not in pending and oid_int not in self._taken:
-                self._given.add(oid)
-                return oid
-
-    def _take_oids(self) -> None:
-        """Have the next oids promised to this session, by all sessions of all processes.
-
-        That needs no sync: who loses it to a power cut loses all that was committed later as well.
-        Nor does it disturb the snapshot, by being done through another connection.
-        """
-        try:
-            if self._side is None:
-                self._side = connect(self._engine, durable=False)
-            with writing(self._engine, self._side):
-                ask = self._side.execute
-                (start,) = ask("SELECT next_oid FROM durus_state").fetchone()
-                (highest,) = ask("SELECT max(id) FROM objects").fetchone()
-                if highest is not None and start <= highest < _HIGHEST_COUNTED:
-                    start = highest + 1
-                end = start + self._block_oids
-                ask("UPDATE durus_state SET next_oid = ?", (end,))
-                found = ask("SELECT id FROM objects WHERE id BETWEEN ? AND ?", (start, end - 1))
-                self._taken = {oid_int for (oid_int,) in found}
-        except sqlite3.Error as error:
-            raise translation(error, self._engine.path, "get a new oid from") from error
-        self._next_oid_int, self._end_oid_int = start, end
-        self._block_oids = min(self._block_oids * 2, _MOST_OIDS)
-
-    # -- the rest
+        return self._oids.give(self._pending or ())
 
     def new_session(self) -> SqliteStorage:
         self._opened()
@@ -686,14 +560,14 @@ class SqliteStorage(Storage):
     def close(self) -> None:
         db, self._db = self._db, None
         self._pending = None
-        self._ahead = {}
+        self._rows.forget()
         self._is_pinned = False
         for steps in self._packs:
             steps.close()
         self._packs.clear()
-        for each in (self._side, db):
-            if each is not None:
-                each.close()
+        self._oids.close()
+        if db is not None:
+            db.close()
         if self._disown is not None:
             self._disown()
 
@@ -711,38 +585,3 @@ class SqliteStorage(Storage):
                 f"tried to change {self}, which refuses since {self._failure}; close it and open it"
                 " again"
             )
-
-
-def _gen_rows(records: dict[bytes, bytes], serial: int) -> Iterator[tuple[int, bytes, bytes, int]]:
-    # In the order of the table, which is how it is written fastest.
-    for oid, record in sorted(records.items()):
-        _, data_bytes = _RECORD_START.unpack_from(record)
-        end = 12 + data_bytes
-        yield *_SIGNED.unpack(oid), record[12:end], record[end:], serial
-
-
-def _check_path(path: str, *, readonly: bool) -> None:
-    """Refuse what SQLite would refuse with fewer words, or wait for, or make by mistake."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError as error:
-        if not path:
-            raise StorageOpenError("cannot open a storage: the path is empty", path) from None
-        if readonly:
-            raise StorageMissingError(
-                f"there is no file {path!r} to open read-only", path
-            ) from error
-        if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-            raise StorageMissingError(
-                f"cannot make {path!r}: there is no such directory", path
-            ) from error
-        return
-    except PermissionError as error:
-        raise StoragePermissionError(f"no permission to reach {path!r}", path) from error
-    except (OSError, ValueError) as error:
-        raise StorageOpenError(f"cannot open {path!r:.200}: {error}", path) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise StorageOpenError(f"cannot open {path!r}: it is not a regular file", path)
-    if not os.access(path, os.R_OK if readonly else os.R_OK | os.W_OK):
-        verb = "read" if readonly else "write"
-        raise StoragePermissionError(f"no permission to {verb} {path!r}", path)

@@ -1,0 +1,58 @@
+"""What a session must learn of others' commits: the rows of the table `durus_commits`."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, field
+from struct import Struct
+
+from durus.serialize import split_oids
+
+__all__ = ["News", "newest_commit", "read_news"]
+
+_SIGNED = Struct(">q")
+
+
+@dataclass
+class News:
+    """What happened since a session was last told.
+
+    Attributes:
+        serial: the newest commit.
+        total: of its changes and all before.
+        changed: whose records were written or removed.
+        removed: whose records a pack removed.
+        is_known: `changed` is all of it. Else so much has happened that the log is cut.
+    """
+
+    serial: int
+    total: int
+    changed: set[bytes] = field(default_factory=set)
+    removed: set[bytes] = field(default_factory=set)
+    is_known: bool = True
+
+
+def newest_commit(db: sqlite3.Connection) -> tuple[int, int]:
+    """Give serial and total of the newest commit."""
+    sql = "SELECT serial, total FROM durus_commits ORDER BY serial DESC LIMIT 1"
+    serial, total = db.execute(sql).fetchone()
+    return serial, total
+
+
+def read_news(db: sqlite3.Connection, serial: int, total: int) -> News:
+    """Give what happened after the commit with this serial and total."""
+    sql = "SELECT serial, total, removed, oids FROM durus_commits WHERE serial > ? ORDER BY 1"
+    rows = db.execute(sql, (serial,)).fetchall()
+    if not rows:
+        return News(serial, total)
+    news = News(rows[-1][0], rows[-1][1])
+    if rows[0][0] != serial + 1:
+        news.is_known = False
+    for _, _, removed, oids in rows:
+        found = split_oids(oids) if isinstance(oids, bytes) else [_SIGNED.pack(oids)]
+        news.changed.update(found)
+        if removed:
+            news.removed.update(found)
+        else:
+            news.removed.difference_update(found)
+    return news
