@@ -301,6 +301,17 @@ def test_what_was_removed_is_told_from_what_was_stored_again(shared: SharedStora
     assert third.only_removed([B, C]) == set()
 
 
+def test_of_a_storage_that_others_write_to_nothing_counts_as_only_removed(
+    storage: WaitingStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they stored and what a pack removed come as the same news."""
+    monkeypatch.setattr(storage, "can_share", True)
+    shared = SharedStorage(storage)
+    session = shared.new_session()
+    shared.new_session().pack()
+    assert session.only_removed([A, B]) == set()
+
+
 def test_a_snapshot_is_told_of_what_a_step_of_a_pack_removed(shared: SharedStorage) -> None:
     """Between two steps of a pack what is gone is a conflict for an older view, never unknown."""
     one, other = shared.new_session(), shared.new_session()

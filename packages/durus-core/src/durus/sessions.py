@@ -254,9 +254,7 @@ class SharedStorage:
         self._last_serial += 1
         self._serial = self._last_serial
         if oids is not None:
-            # What nobody beside this storage can have stored was removed.
-            is_pack = not self.storage.can_share
-            self._log.add(LoggedCommit(self._serial, oids, None, is_pack=is_pack))
+            self._log.add(LoggedCommit(self._serial, oids, None, is_pack=True))
             self._cache.forget(oids)
             return
         # All may have changed, and oids that were given are void: every session is to be told so.
@@ -694,6 +692,9 @@ class Session(Storage):
         conflict, though `end()` tells that it is stale: a pack changes nothing that can be reached.
         """
         shared, transaction = self._shared, self._transaction
+        if shared.storage.can_share:
+            # What others stored beside it comes with the same news.
+            return set()
         with self._lock:
             removed = shared._log.removed_since(self.view).intersection(oids)
             if removed:
