@@ -59,6 +59,7 @@ def test_python_minus_m(durus: Any) -> None:
     expected = durus("--help").stdout
     durus.words = [sys.executable, "-m", "durus"]
     assert durus("--help").stdout == expected
+    assert durus("help").stdout == expected
     assert "there is no command" in durus.error("shel", status=2)
 
 

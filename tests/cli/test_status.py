@@ -66,6 +66,8 @@ def test_gcbytes(durus: Any, serve: Any) -> None:
 def test_the_table(durus: Any, serve: Any) -> None:
     """Without --json it is a table for a person, a line each, with what --json has."""
     server = serve("app.durus").ready()
+    printed = durus("status", *server.place).stdout
+    assert re.search(r"^Commits took +none yet *$", printed, re.MULTILINE)
     server.shell("root['n'] = 1; commit()")
     printed = durus("status", *server.place).stdout
     text = "\n".join(line.rstrip() for line in printed.splitlines())

@@ -12,6 +12,8 @@ from struct import pack
 
 import pytest
 
+from durus.client_storage import ClientStorage
+from durus.error import AuthenticationError
 from durus.file_storage import FileStorage
 from durus.storage import MemoryStorage
 from durus.storage_server import (
@@ -122,6 +124,16 @@ def test_wrong_credentials_are_refused_without_a_hint(tmp_path: Path) -> None:
     [(kind, _, payload)] = answers
     assert kind == ERROR
     assert json.loads(payload)["message"] == "credentials refused"
+
+
+@pytest.mark.parametrize("secret", [None, b"a guess"])
+def test_a_client_is_told_which_server_refuses_it(tmp_path: Path, secret: bytes | None) -> None:
+    """The error has the server's address, and what the server asks for."""
+    with (
+        serving(tmp_path, secret=b"s3cret") as server,
+        pytest.raises(AuthenticationError, match=r"the server at .*/s .*(the|a) secret"),
+    ):
+        ClientStorage(address=server.address, secret=secret)
 
 
 def test_nothing_is_answered_before_the_secret(tmp_path: Path) -> None:

@@ -155,6 +155,17 @@ def test_a_server_of_another_name_or_authority_is_refused(
             client.new_oid()
 
 
+def test_at_a_unix_socket_the_name_has_to_be_said(
+    tmp_path: Path, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    """There is no host whose name the certificate could have: the error says what to give."""
+    with serving(tmp_path, ssl_context=server_tls) as server:
+        with pytest.raises(AuthenticationError, match="tls_name"):
+            ClientStorage(address=server.address, tls=client_tls)
+        with ClientStorage(address=server.address, tls=client_tls, tls_name="durus.test") as client:
+            client.new_oid()
+
+
 def test_only_clients_with_a_certificate_get_in(
     tmp_path: Path, authority: Authority, strict_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:

@@ -91,7 +91,8 @@ def _load_own(context: ssl.SSLContext, cert: str, key: str | None) -> None:
         context.load_cert_chain(cert, key, password=_refuse_password)
     except ssl.SSLError as error:
         named = f"the certificate in {cert!r}" + (f" with the key in {key!r}" if key else "")
-        raise CommandError(f"cannot use {named}: {_reason(error)}") from error
+        hint = "" if key else "; is its key in the same file? If not, give --tls-key"
+        raise CommandError(f"cannot use {named}: {_reason(error)}{hint}") from error
 
 
 def _trust(context: ssl.SSLContext, ca: str) -> None:

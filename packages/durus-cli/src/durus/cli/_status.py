@@ -88,6 +88,8 @@ def _text(key: str, value: Any) -> str:
     if key == "protocols" and isinstance(value, dict):
         return ", ".join(f"{count} of version {version}" for version, count in value.items())
     if isinstance(value, dict):
+        if value and all(part is None for part in value.values()):
+            return "none yet"
         return ", ".join(f"{name} {_text(f'{name}_{key}', part)}" for name, part in value.items())
     if isinstance(value, list):
         return ", ".join(_text(key, part) for part in value)

@@ -389,7 +389,7 @@ def _locked_text(path: str, identity: Identity) -> str:
     holder = _lock_holder(identity)
     return (
         f"tried to open {path!r} for writing, but {holder} has it open for writing;"
-        " open it with readonly=True, or end the other writer"
+        " open it read-only, or end the other writer"
     )
 
 

@@ -116,7 +116,7 @@ class Protocol2:
             answer["auth"] = {"nonce": nonce.hex(), "proof": proof.hex()}
         elif hello.get("auth") == "secret":
             self._transport.close()
-            raise AuthenticationError("the server asks for a secret, and none is given")
+            raise self._transport.refused("asks for a secret, and none is given")
         self._transport.send(pack_frame(Type.HELLO, 0, json.dumps(answer).encode()))
         welcome = read_object(self._receive_first(Type.WELCOME))
         self.database = str(welcome.get("database"))
@@ -125,13 +125,18 @@ class Protocol2:
         proof = _from_hex(welcome.get("proof"))
         if not compare_digest(proof, server_proof(secret, server_nonce, nonce)):
             self._transport.close()
-            raise AuthenticationError("the server does not prove that it knows the secret")
+            raise self._transport.refused("does not prove that it knows the secret")
 
     def _receive_first(self, kind: Type) -> bytes:
         found, _, payload = self._receive_frame(_HELLO_BYTES)
         if found == Type.ERROR:
             self._transport.close()
-            raise unpack_error(payload)
+            error = unpack_error(payload)
+            if isinstance(error, AuthenticationError):
+                raise self._transport.refused(
+                    f"says: {error}; give the secret, or the certificate, that it asks for"
+                )
+            raise error
         if found != kind:
             raise ProtocolError(f"the server answered with {found:#04x} where {kind:#04x} is due")
         return payload

@@ -153,6 +153,13 @@ class ClientStorage(Storage):
             name = self._tls_name
             if name is None and isinstance(self._address, HostPortAddress):
                 name = self._address.host
+            if name is None and self._tls.check_hostname:
+                connected.close()
+                raise AuthenticationError(
+                    f"cannot speak TLS with the server at {self._address}: it has no host whose"
+                    " name the certificate could have; say which name it has (tls_name=,"
+                    " --tls-name)"
+                )
             try:
                 connected = self._tls.wrap_socket(connected, server_hostname=name)
             except (OSError, ValueError) as error:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from select import POLLIN, poll
 from ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 
-from durus.error import DurusError, StorageDisconnectedError
+from durus.error import AuthenticationError, DurusError, StorageDisconnectedError
 
 __all__ = ["Transport"]
 
@@ -176,6 +176,10 @@ class Transport:
         """Hang up."""
         self.is_open = False
         self._socket.close()
+
+    def refused(self, what: str) -> AuthenticationError:
+        """Make the error for a server and a client that do not trust each other."""
+        return AuthenticationError(f"the server at {self._name} {what}")
 
     def _lost(self, what: str) -> StorageDisconnectedError:
         return StorageDisconnectedError(

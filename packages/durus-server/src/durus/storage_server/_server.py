@@ -81,8 +81,9 @@ class StorageServer:
         if not (is_proved or insecure or is_loopback(self.address)):
             raise ValueError(
                 f"other machines can reach {self.address}, and nobody who connects there would have"
-                " to prove anything: give a secret, or TLS that asks for client certificates, or"
-                " say that it may be insecure"
+                " to prove anything: give a secret (secret=, --secret-file), or TLS that asks for"
+                " client certificates (ssl_context=, --tls-client-ca), or say that it may be"
+                " insecure (insecure=True, --insecure)"
             )
         if allow_protocol_1 is None:
             allow_protocol_1 = secret is None and ssl_context is None
