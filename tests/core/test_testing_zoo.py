@@ -23,6 +23,7 @@ from durus.error import (
     DurusKeyError,
     NotSupportedError,
     StorageClosedError,
+    StorageError,
     StorageReadOnlyError,
     StorageTransactionError,
 )
@@ -42,6 +43,8 @@ class Disk:
         self.records: dict[bytes, bytes] = {}
         self.next_oid_int = 0
         self.sessions: list[DiskStorage] = []
+        # What was stored after each commit, and when it was; its serial is the place, from 1.
+        self.history: list[tuple[datetime, dict[bytes, bytes]]] = []
 
 
 class DiskStorage(Storage):
@@ -52,6 +55,7 @@ class DiskStorage(Storage):
     can_open_readonly: ClassVar[bool] = True
     is_persistent = True
     can_load_meanwhile = True
+    keeps_history = True
 
     def __init__(self, disk: Disk, readonly: bool = False) -> None:
         self.disk = disk
@@ -107,6 +111,7 @@ class DiskStorage(Storage):
 
     def write(self, pending: dict[bytes, bytes]) -> None:
         self.disk.records.update(pending)
+        self.disk.history.append((datetime.now(UTC), dict(self.disk.records)))
         self.view.update(pending)
         self.tell_others(pending)
 
@@ -129,6 +134,21 @@ class DiskStorage(Storage):
             self.disk.next_oid_int += 1
             if oid not in used:
                 return oid
+
+    def gen_commits(self) -> Iterator[tuple[int, datetime]]:
+        self.check_open()
+        for n, (time, _) in enumerate(list(self.disk.history)):
+            yield n + 1, time
+
+    def load_as_of(self, oid: bytes, serial: int) -> bytes:
+        self.check_open()
+        check_oid(oid)
+        if not 0 < serial <= len(self.disk.history):
+            raise StorageError(f"no commit {serial}")
+        state = self.disk.history[serial - 1][1]
+        if oid not in state:
+            raise DurusKeyError(oid)
+        return state[oid]
 
     def new_session(self) -> Storage:
         self.check_open()
@@ -849,6 +869,132 @@ class PromisesOneOidTwice(DiskStorage):
         oid = super().new_oid()
         self.next_oid_int = self.disk.next_oid_int
         return oid
+
+
+@breaks("test_keeps_history_tells_the_truth")
+class ClaimsToKeepHistory(MemoryStorage):
+    keeps_history = True
+
+
+@breaks("test_keeps_history_tells_the_truth")
+class KeepsHistoryInSecret(DiskStorage):
+    keeps_history = False
+
+
+@breaks("test_gen_commits_yields_each_commit_in_its_order")
+class YieldsTheNewestCommitFirst(DiskStorage):
+    def gen_commits(self) -> Iterator[tuple[int, datetime]]:
+        yield from reversed(list(super().gen_commits()))
+
+
+@breaks("test_gen_commits_yields_each_commit_in_its_order")
+class TellsNaiveTimes(DiskStorage):
+    def gen_commits(self) -> Iterator[tuple[int, datetime]]:
+        for serial, time in super().gen_commits():
+            yield serial, time.replace(tzinfo=None)
+
+
+@breaks(
+    "test_load_as_of_gives_what_was_stored_then",
+    "test_load_as_of_refuses_a_serial_that_is_none",
+    "test_readonly_storage_gives_past_states",
+    "test_history_has_what_other_sessions_committed",
+)
+class GivesTheNewestAsOfAnyCommit(DiskStorage):
+    def load_as_of(self, oid: bytes, serial: int) -> bytes:
+        return self.load(oid)
+
+
+@breaks("test_load_as_of_gives_what_was_stored_then")
+class MovesToThePast(DiskStorage):
+    def load_as_of(self, oid: bytes, serial: int) -> bytes:
+        record = super().load_as_of(oid, serial)
+        self.view = self.disk.history[serial - 1][1]
+        return record
+
+
+@breaks("test_load_as_of_of_what_was_not_stored_yet_raises_durus_key_error")
+class FindsLaterObjectsEarlier(DiskStorage):
+    def load_as_of(self, oid: bytes, serial: int) -> bytes:
+        try:
+            return super().load_as_of(oid, serial)
+        except DurusKeyError:
+            return self.load(oid)
+
+
+@breaks("test_load_as_of_refuses_a_serial_that_is_none")
+class TakesTheCommitBefore(DiskStorage):
+    def load_as_of(self, oid: bytes, serial: int) -> bytes:
+        return super().load_as_of(oid, min(serial, len(self.disk.history)))
+
+
+@breaks("test_load_as_of_refuses_an_oid_that_is_not_eight_bytes")
+class LooksUpAnythingInThePast(DiskStorage):
+    def load_as_of(self, oid: bytes, serial: int) -> bytes:
+        try:
+            return self.disk.history[serial - 1][1][oid]
+        except KeyError:
+            raise DurusKeyError(oid) from None
+
+
+@breaks("test_history_does_not_show_what_is_not_ended")
+class ShowsWhatIsPendingInThePast(DiskStorage):
+    def load_as_of(self, oid: bytes, serial: int) -> bytes:
+        return (self.pending or {}).get(oid) or super().load_as_of(oid, serial)
+
+
+@breaks("test_history_does_not_show_what_is_not_ended")
+class CountsWhatIsPendingAsACommit(DiskStorage):
+    def gen_commits(self) -> Iterator[tuple[int, datetime]]:
+        yield from super().gen_commits()
+        if self.pending:
+            yield len(self.disk.history) + 1, datetime.now(UTC)
+
+
+@breaks("test_readonly_storage_gives_past_states")
+class HasNoPastReadOnly(DiskStorage):
+    def gen_commits(self) -> Iterator[tuple[int, datetime]]:
+        self.check_writable()
+        return super().gen_commits()
+
+
+@breaks("test_past_states_that_a_pack_keeps_are_as_they_were")
+class PacksThePastToThePresent(DiskStorage):
+    def remove(self, garbage: set[bytes]) -> None:
+        super().remove(garbage)
+        for _, state in self.disk.history:
+            state.update(self.disk.records)
+
+
+@breaks("test_past_states_that_a_pack_keeps_are_as_they_were")
+class LosesTheNewestCommitAfterAPack(DiskStorage):
+    def remove(self, garbage: set[bytes]) -> None:
+        super().remove(garbage)
+        vars(self.disk)["is_packed"] = True
+
+    def gen_commits(self) -> Iterator[tuple[int, datetime]]:
+        found = list(super().gen_commits())
+        yield from found[:3] if vars(self.disk).get("is_packed") else found
+
+
+@breaks("test_history_has_what_other_sessions_committed")
+class SeesItsOwnHistory(DiskStorage):
+    def __init__(self, disk: Disk, readonly: bool = False) -> None:
+        super().__init__(disk, readonly)
+        self.own = set(range(1, len(disk.history) + 1))
+
+    def write(self, pending: dict[bytes, bytes]) -> None:
+        super().write(pending)
+        self.own.add(len(self.disk.history))
+
+    def gen_commits(self) -> Iterator[tuple[int, datetime]]:
+        return (pair for pair in super().gen_commits() if pair[0] in self.own)
+
+
+@breaks("test_use_after_close_raises_storage_closed_error")
+class RemembersAfterClose(DiskStorage):
+    def load_as_of(self, oid: bytes, serial: int) -> bytes:
+        return self.disk.history[serial - 1][1][oid]
 
 
 @breaks("test_load_works_while_another_thread_is_in_end")

@@ -392,3 +392,20 @@ def test_object_with_many_references_is_packed_in_small_pieces(
         assert sorted(contents(storage)) == list(range(1000))
     # The longest record is the root's, of some 25 KB; all together are five times that.
     assert max(sizes) < 60_000 < sum(sizes)
+
+
+def test_damaged_map_of_durus_4_3_is_noticed_in_the_past(
+    path: Path, old_packed: bytes, put: Put
+) -> None:
+    """An object that the map says is none, against its list of holes, is not taken for absent."""
+    base = len(old_packed) - 10 - 24
+    damaged = old_packed[:-8] + (base + 3).to_bytes(2, "big") + old_packed[-6:]
+    path.write_bytes(damaged)
+    with FileStorage(path) as storage:
+        put(storage, [0])
+        put(storage, [1, 2])
+        [first, _] = (serial for serial, _ in storage.gen_commits())
+        with pytest.raises(CorruptionError, match="hole for oid 1 that is not in its list"):
+            storage.load_as_of(int8_to_str(1), first)
+        with pytest.raises(KeyError):
+            storage.load_as_of(int8_to_str(2), first)

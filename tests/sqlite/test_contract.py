@@ -53,7 +53,7 @@ class TestSharedSqliteStorage(StorageTests):
 
 class SqliteStorageMachine(StorageMachine):
     def open_storage(self) -> Storage:
-        return SqliteStorage(self.directory / "app.sqlite", durable=False)
+        return SqliteStorage(self.directory / "app.sqlite", durable=False, history="1h")
 
 
 TestSqliteStorageMachine = SqliteStorageMachine.TestCase

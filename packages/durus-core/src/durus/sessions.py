@@ -497,7 +497,8 @@ class Session(Storage):
     """One caller's view of a shared storage.
 
     One thread at a time may use it; different sessions are independent. `load` gives the state of
-    the last `sync()` or commit, or raises ReadConflictError where that is no longer kept.
+    the last `sync()` or commit, or raises ReadConflictError where that is no longer kept. Past
+    states, of a storage that keeps its history, are for the caller of the storage itself.
 
     Attributes:
         view: the serial number of the last commit that it sees.

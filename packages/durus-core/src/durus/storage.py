@@ -78,8 +78,11 @@ class Storage(ABC):
         is_persistent: what `end()` acknowledged is there when the same place is opened again.
         can_load_meanwhile: one thread may `load()` while another is in `end()`, and gets the
             record of before, or of after. Else a caller with several threads waits.
+        keeps_history: `gen_commits()` and `load_as_of()` read past states. Where false, both raise
+            `NotSupportedError`.
 
-    They are attributes of the class; of an instance, where it passes on what another storage can.
+    They are attributes of the class; of an instance, where it passes on what another storage can,
+    or where what is stored decides.
     """
 
     can_pack: bool = False
@@ -87,6 +90,7 @@ class Storage(ABC):
     can_open_readonly: ClassVar[bool] = False
     is_persistent: bool = True
     can_load_meanwhile: bool = False
+    keeps_history: bool = False
 
     @classmethod
     def has_format(cls, path: str) -> bool:  # noqa: ARG003 - for those that override it
@@ -208,6 +212,38 @@ class Storage(ABC):
                         seen.add(referred)
                         waiting.append(referred)
                 yield oid, record
+
+    def gen_commits(self) -> Iterator[tuple[int, datetime]]:
+        """Yield serial and time of each commit as of which the data can be read, oldest first.
+
+        Serials ascend. Times are aware of their zone; they are those of the clock, which may have
+        been set back between two commits. The last commit is that of an `end()` or a pack, be it
+        another session's, and later than what the last `sync()` moved to or the same. Those that
+        are too old, or that a pack forgot, are left out.
+
+        What somebody wrote who knows nothing of commits (Durus 4.3) is a commit of its own, or
+        belongs to the next one: then the newest state has none until there is a next one.
+
+        Raises:
+            NotSupportedError: `keeps_history` is false.
+        """
+        raise NotSupportedError(f"{type(self).__name__} keeps no history")
+
+    def load_as_of(self, oid: bytes, serial: int) -> bytes:
+        """Give the record of `oid` as it was right after a commit. What `load` gives stays.
+
+        Args:
+            oid: 8 bytes.
+            serial: a commit that `gen_commits` yields.
+
+        Raises:
+            DurusKeyError: there was none, or nothing referred to it and a pack removed it.
+            StorageError: `serial` is no commit that `gen_commits` yields, or none any more.
+            InvalidOidError: `oid` is not 8 bytes.
+            CorruptionError: what tells of the past is damaged.
+            NotSupportedError: `keeps_history` is false.
+        """
+        raise NotSupportedError(f"{type(self).__name__} keeps no history")
 
     def describe(self) -> StorageDescription:
         """Tell what is known without a walk over the records. The default knows nothing."""

@@ -28,6 +28,7 @@ import durus.backends  # noqa: F401 - refuses to load beside an old Durus
 
 # A failing clause is to show what it compared. pytest wants to hear of it before the import.
 pytest.register_assert_rewrite(
+    "durus.testing._history_clauses",
     "durus.testing._pack_clauses",
     "durus.testing._session_clauses",
     "durus.testing._suite",

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import NamedTuple
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -46,6 +47,22 @@ def _is_packing(machine: StorageMachine) -> bool:
     return machine._packer is not None
 
 
+def _keeps_history(machine: StorageMachine) -> bool:
+    return machine.storage.keeps_history
+
+
+class _State(NamedTuple):
+    """What was stored after a commit.
+
+    Attributes:
+        reached: what the root reached.
+        stored: that, and the garbage that may have been there.
+    """
+
+    reached: dict[bytes, bytes]
+    stored: dict[bytes, bytes]
+
+
 class StorageMachine(RuleBasedStateMachine):
     """Moves on a storage, and the same moves on a dictionary of records by oid.
 
@@ -63,6 +80,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.model: dict[bytes, bytes] = {}
         self.doubtful: dict[bytes, bytes] = {}
         self.given: set[bytes] = set()
+        self._past: dict[int, _State] = {}
         self.storage = self.open_storage()
         self._packer: Iterator[object] | None = None
 
@@ -130,6 +148,19 @@ class StorageMachine(RuleBasedStateMachine):
             self.model.pop(oid, None)
         self.doubtful.clear()
 
+    @precondition(_keeps_history)
+    @rule(pick=st.integers(0, 2**16))
+    def read_the_past(self, pick: int) -> None:
+        """Read all as of one of the commits that are left; a pack may have removed garbage."""
+        left = [serial for serial, _ in self.storage.gen_commits()]
+        assert max(self._past) in left
+        known = [serial for serial in left if serial in self._past]
+        serial = known[pick % len(known)]
+        state = self._past[serial]
+        for oid in sorted({oid for each in self._past.values() for oid in each.stored}):
+            found = self._find_as_of(oid, serial)
+            assert found == state.stored.get(oid) or (found is None and oid not in state.reached)
+
     @precondition(_may_pack)
     @rule()
     def begin_to_pack(self) -> None:
@@ -175,6 +206,10 @@ class StorageMachine(RuleBasedStateMachine):
         commit(self.storage, *records)
         for record in records:
             self.model[record[:8]] = record
+        if records and self.storage.keeps_history:
+            *_, (serial, _) = self.storage.gen_commits()
+            assert serial not in self._past
+            self._past[serial] = _State(self._reachable(), self.doubtful | self.model)
         if self._packer is not None:
             self._doubt_garbage()
 
@@ -207,6 +242,12 @@ class StorageMachine(RuleBasedStateMachine):
     def _find(self, oid: bytes) -> bytes | None:
         try:
             return self.storage.load(oid)
+        except DurusKeyError:
+            return None
+
+    def _find_as_of(self, oid: bytes, serial: int) -> bytes | None:
+        try:
+            return self.storage.load_as_of(oid, serial)
         except DurusKeyError:
             return None
 

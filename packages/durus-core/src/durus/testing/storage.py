@@ -2,9 +2,9 @@
 
 A back-end's tests subclass `StorageTests` and define one fixture, `open_storage`: a callable that
 opens the same data at each call. Its class declares its abilities (`can_pack`, `can_share`,
-`can_open_readonly`, `is_persistent`, `can_load_meanwhile`), and the suite checks each both ways:
-what is declared works, and what is not declared is refused. A clause that the back-end breaks is
-named in `gaps` with the reason::
+`can_open_readonly`, `is_persistent`, `can_load_meanwhile`, `keeps_history`), and the suite checks
+each both ways: what is declared works, and what is not declared is refused. A clause that the
+back-end breaks is named in `gaps` with the reason::
 
     class TestMyStorage(StorageTests):
         gaps = {"test_large_record_comes_back_whole": "the server takes 1 MB at most"}
@@ -37,6 +37,7 @@ from durus.error import (
 )
 from durus.serialize import ROOT_OID
 from durus.storage import Storage, StorageDescription
+from durus.testing._history_clauses import HistoryClauses
 from durus.testing._pack_clauses import PackClauses
 from durus.testing._session_clauses import SessionClauses
 from durus.testing._suite import Place, clauses, commit_graph, fresh_oids, is_stored, needs
@@ -447,8 +448,9 @@ class _OpeningClauses:
         record = make_record(ROOT_OID)
         commit(storage, record)
         storage.begin()
+        calls = _calls(storage, record)
         storage.close()
-        for call in _calls(storage, record):
+        for call in calls:
             with pytest.raises(StorageClosedError):
                 call()
 
@@ -462,7 +464,13 @@ class _OpeningClauses:
 
 
 class StorageTests(
-    _OpeningClauses, _WalkClauses, _OidClauses, SessionClauses, PackClauses, _TransactionClauses
+    _OpeningClauses,
+    _WalkClauses,
+    _OidClauses,
+    SessionClauses,
+    HistoryClauses,
+    PackClauses,
+    _TransactionClauses,
 ):
     """Every clause of the storage contract. Subclass it and define the fixture `open_storage`.
 
@@ -472,7 +480,7 @@ class StorageTests(
 
 
 def _calls(storage: Storage, record: bytes) -> list[Callable[[], object]]:
-    """Give a call of every method that a storage must refuse when it is closed."""
+    """Give a call of every method that a storage must refuse once it is closed."""
     calls: list[Callable[[], object]] = [
         lambda: storage.load(ROOT_OID),
         storage.begin,
@@ -488,4 +496,6 @@ def _calls(storage: Storage, record: bytes) -> list[Callable[[], object]]:
         calls += [storage.pack, lambda: list(storage.get_packer())]
     if storage.can_share:
         calls.append(storage.new_session)
+    if storage.keeps_history:
+        calls += [lambda: list(storage.gen_commits()), lambda: storage.load_as_of(ROOT_OID, 1)]
     return calls

@@ -23,7 +23,10 @@ r"""The commit record: the last object entry of each transaction that we write.
 All integers are unsigned and big-endian. To Durus 4.3 it is the record of one more object, which
 nothing refers to: its pack drops it, and with it the chain, which then begins anew.
 
-A base takes over serial and time of the last commit that it covers.
+A base takes over serial and time of the last commit that it covers. Where Durus 4.3 wrote after
+that commit, a pack first makes one of the root as it is: else the base would be taken for another
+state. What Durus 4.3 wrote belongs to the next commit record. A base whose serial is 0 (or what a
+repair made of a base) covers what was written before there was a commit record.
 
 The format tells a torn tail from damage. A commit of format 1 is written after all before it were
 synced, so where one is found beyond a transaction that is not whole, that transaction had been

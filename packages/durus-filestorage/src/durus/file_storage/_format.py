@@ -304,6 +304,13 @@ class Format(ABC):
         """Give the length of a commit record's entry, its length field included."""
 
     @abstractmethod
+    def end_of(self, offset: int, commit: Commit) -> int:
+        """Give the file offset after the transaction of the commit record at `offset`.
+
+        Of a base's: the offset after its entries.
+        """
+
+    @abstractmethod
     def start_at_most(self, offset: int, commit: Commit) -> int:
         """Give a file offset that the start of a commit record's transaction does not exceed.
 

@@ -185,6 +185,9 @@ class Shelf(Format):
     def commit_bytes(self, commit: Commit) -> int:
         return commit.entry_bytes
 
+    def end_of(self, offset: int, commit: Commit) -> int:
+        return offset + commit.entry_bytes
+
     def start_at_most(self, offset: int, commit: Commit) -> int:
         return commit.previous + COMMIT_ENTRY_BYTES if commit.previous else 0
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 from weakref import finalize
 
 from durus.error import (
+    DurusKeyError,
     StorageClosedError,
     StorageError,
     StorageReadOnlyError,
@@ -22,11 +23,13 @@ from durus.file_storage._commit_record import RESERVED_OID_INT
 from durus.file_storage._copying import copy_journal
 from durus.file_storage._file import remover
 from durus.file_storage._format import Format
-from durus.file_storage._journal import FIRST_UNCOUNTED_OID_INT
+from durus.file_storage._history import History
+from durus.file_storage._journal import FIRST_UNCOUNTED_OID_INT, Journal
 from durus.file_storage._opening import follow_writer, has_magic, open_journal, open_temporary
 from durus.file_storage._packer import Packer
 from durus.file_storage._shelf import SHELF
-from durus.storage import Storage, StorageDescription, check_record
+from durus.serialize import ROOT_OID, check_proof
+from durus.storage import Storage, StorageDescription, check_oid, check_record
 from durus.utils import int8_to_str
 
 __all__ = ["FileStorage", "JournalStorage", "TempFileStorage"]
@@ -43,6 +46,7 @@ class JournalStorage(Storage):
 
     can_pack = True
     can_load_meanwhile = True
+    keeps_history = True
     can_open_readonly: ClassVar[bool] = True
 
     def __init__(
@@ -55,6 +59,7 @@ class JournalStorage(Storage):
     ) -> None:
         self._pack_steps: Generator[int, None, None] | None = None
         self._removed = array("Q")
+        self._history: History | None = None
         self._pending: dict[int, bytes] | None = None
         self._is_temporary = filename is None
         self._is_closed = False
@@ -141,7 +146,8 @@ class JournalStorage(Storage):
         """
         self._check_open()
         if self._readonly:
-            self._journal, changed = follow_writer(self._journal)
+            journal, changed = follow_writer(self._journal)
+            self._move_to(journal)
             return [int8_to_str(oid_int) for oid_int in changed]
         if not self._removed:
             return []
@@ -169,6 +175,62 @@ class JournalStorage(Storage):
             yield from super().gen_oid_record(start_oid, batch_size)
             return
         yield from self._journal.gen_oid_record()
+
+    def gen_commits(self) -> Iterator[tuple[int, datetime]]:
+        """Yield serial and time of each commit since the last pack, and of what that kept.
+
+        What Durus 4.3 wrote in between belongs to the next commit of ours; until there is one, the
+        newest state is not among them. Its pack begins the serials anew.
+
+        This takes time in proportion to the number of commits, and keeps 16 bytes of each.
+
+        Raises:
+            CorruptionError: the commit records do not lead to each other.
+        """
+        self._check_open()
+        found = self._past().gen_commits()
+        return ((serial, _EPOCH + timedelta(microseconds=time_us)) for serial, time_us in found)
+
+    def load_as_of(self, oid: bytes, serial: int) -> bytes:
+        """Give the record of `oid` as it was right after a commit. What `load` gives stays.
+
+        The first call for an object that was stored again later reads the journal, from the last
+        pack to that commit. What it finds serves all later calls, and takes 16 bytes for each
+        record that took another's place, beside 128 MiB at most.
+
+        Args:
+            oid: 8 bytes.
+            serial: a commit that `gen_commits` yields.
+
+        Raises:
+            DurusKeyError: there was none, or nothing referred to it and a pack removed it.
+            StorageError: `serial` is no commit that `gen_commits` yields, or none any more.
+            InvalidOidError: `oid` is not 8 bytes.
+            CorruptionError: the journal is damaged between the last pack and that commit.
+        """
+        check_oid(oid)
+        self._check_open()
+        (oid_int,) = _OID.unpack(oid)
+        offset = self._past().find(oid_int, serial)
+        if not offset:
+            raise DurusKeyError(oid)
+        return self._journal.read_record(offset, oid_int)
+
+    def _past(self) -> History:
+        if self._history is None:
+            self._history = History(self._journal)
+        return self._history
+
+    def _move_to(self, journal: Journal) -> None:
+        """Go on with another journal, where the file was replaced."""
+        if journal is not self._journal:
+            self._forget_history()
+            self._journal = journal
+
+    def _forget_history(self) -> None:
+        if self._history is not None:
+            self._history.close()
+            self._history = None
 
     def describe(self) -> StorageDescription:
         """Tell what is known without a walk over the records.
@@ -223,6 +285,7 @@ class JournalStorage(Storage):
         if not self._journal.find(0):
             self._journal.check_missing(0)
             return
+        self._commit_what_has_no_serial()
         next_oid_int = max(self._next_oid_int, self._journal.next_oid_int)
         keeps_prepack = not self._is_temporary
         packer = Packer(self._journal, next_oid_int, keeps_prepack=keeps_prepack)
@@ -235,8 +298,19 @@ class JournalStorage(Storage):
             steps.close()
             self._pack_steps = None
             if packer.is_done and packer.new is not None:
-                self._journal = packer.new
+                self._move_to(packer.new)
                 self._removed.extend(packer.removed)
+
+    def _commit_what_has_no_serial(self) -> None:
+        """Make a commit of the root as it is, if what was written last has no commit record.
+
+        The base takes over serial and time of the last commit. Of that of before what Durus 4.3
+        wrote it would say something else than was stored then.
+        """
+        if self._journal.tip.unproven:
+            record = self._journal.load(ROOT_OID)
+            check_proof(record, self._filename)
+            self._journal.append({0: record})
 
     def _check_can_pack(self) -> None:
         self._check_writable()
@@ -255,6 +329,7 @@ class JournalStorage(Storage):
         self._pending = None
         if self._pack_steps is not None:
             self._pack_steps.close()
+        self._forget_history()
         self._journal.close()
         if self._is_temporary:
             self._remove_file()

@@ -187,6 +187,9 @@ class Dfs20(Format):
     def commit_bytes(self, commit: Commit) -> int:
         return BASE_ENTRY_BYTES if commit.format == BASE else COMMIT_ENTRY_BYTES
 
+    def end_of(self, offset: int, commit: Commit) -> int:
+        return offset + self.commit_bytes(commit) + commit.following
+
     def start_at_most(self, offset: int, commit: Commit) -> int:
         return offset
 
@@ -278,7 +281,7 @@ class Dfs20(Format):
         start = _after_zeros(file, start, limit)
         commit = self.read_commit(file, start)
         if commit is not None:
-            yield start + self.commit_bytes(commit) + commit.following
+            yield self.end_of(start, commit)
             return
         while start < limit:
             chunk = file.read(start, min(CHUNK_BYTES, limit - start))
@@ -310,7 +313,7 @@ class Dfs20(Format):
         commit = self.read_commit(file, start)
         stop = limit
         if commit is not None:
-            stop = min(start + self.commit_bytes(commit) + commit.following, limit)
+            stop = min(self.end_of(start, commit), limit)
         try:
             for _, oid_int, _ in self.gen_entries(file, start, stop):
                 yield oid_int
@@ -321,7 +324,7 @@ class Dfs20(Format):
         for offset, commit in self.gen_commits(file, 0, limit):
             if commit.format != BASE:
                 yield offset
-                yield offset + COMMIT_ENTRY_BYTES + commit.following
+                yield self.end_of(offset, commit)
 
     def base_crc_range(self, layout: Layout) -> tuple[int, int]:
         return BASE_START + BASE_ENTRY_BYTES, layout.map_offset

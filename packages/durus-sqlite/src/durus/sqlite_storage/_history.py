@@ -9,7 +9,7 @@ from time import time_ns
 
 from durus.error import BackendError
 
-__all__ = ["find_as_of", "gen_commits", "history_us_of"]
+__all__ = ["find_as_of", "gen_commits", "has_commit", "history_us_of"]
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -46,14 +46,17 @@ def history_us_of(text: str) -> int:
     )
 
 
-def gen_commits(db: sqlite3.Connection, serial: int | None = None) -> Iterator[tuple[int, int]]:
-    """Yield serial and time of the commits as of which all is kept; or of one of them."""
-    now_us = time_ns() // 1000
-    if serial is None:
-        yield from db.execute(f"{_COMMITS} ORDER BY serial", (now_us,)).fetchall()
-    else:
-        sql = f"SELECT * FROM ({_COMMITS}) WHERE serial = ?"
-        yield from db.execute(sql, (now_us, serial))
+def gen_commits(db: sqlite3.Connection) -> Iterator[tuple[int, int]]:
+    """Yield serial and time in microseconds of the commits as of which all is kept."""
+    yield from db.execute(f"{_COMMITS} ORDER BY serial", (time_ns() // 1000,)).fetchall()
+
+
+def has_commit(db: sqlite3.Connection, serial: int) -> bool:
+    """Tell whether a commit is one of these."""
+    if not 0 <= serial < 1 << 63:
+        return False
+    found = db.execute(f"SELECT 1 FROM ({_COMMITS}) WHERE serial = ?", (time_ns() // 1000, serial))
+    return found.fetchone() is not None
 
 
 def find_as_of(db: sqlite3.Connection, oid_int: int, serial: int) -> tuple[bytes, bytes] | None:

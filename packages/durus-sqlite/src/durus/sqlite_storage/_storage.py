@@ -17,6 +17,7 @@ from durus.backends import own_file, owner_of_file
 from durus.error import (
     CorruptRecordError,
     DurusKeyError,
+    NotSupportedError,
     ReadConflictError,
     StorageClosedError,
     StorageError,
@@ -37,7 +38,7 @@ from durus.sqlite_storage._engine import (
     translation,
     writing,
 )
-from durus.sqlite_storage._history import find_as_of, gen_commits, history_us_of
+from durus.sqlite_storage._history import find_as_of, gen_commits, has_commit, history_us_of
 from durus.sqlite_storage._log import News, newest_commit, read_news
 from durus.sqlite_storage._oids import OidSupply
 from durus.sqlite_storage._packer import Packer
@@ -210,7 +211,7 @@ class SqliteStorage(Storage):
             first = found[-1][0] + 1
 
     @property
-    def keeps_history(self) -> bool:
+    def keeps_history(self) -> bool:  # type: ignore[override]  # the database says it, not a caller
         """Tell whether what is overwritten or removed is kept for a time."""
         db = self._opened()
         if self._is_plain:
@@ -219,27 +220,24 @@ class SqliteStorage(Storage):
             return bool(db.execute("SELECT history_us FROM durus_state").fetchone()[0])
 
     def gen_commits(self) -> Iterator[tuple[int, datetime]]:
-        """Yield serial and time of each commit as of which the database can be read.
+        """Yield serial and time of each commit as of which the data can be read, oldest first.
 
-        The oldest comes first. The newest is always there; Durus 4.3 makes one of each record.
-        """
-        db = self._opened()
-        with translated(self._engine.path, "read"):
-            found = [] if self._is_plain else list(gen_commits(db))
-        for serial, time_us in found:
-            yield serial, _EPOCH + timedelta(microseconds=time_us)
-
-    def load_as_of(self, oid: bytes, serial: int) -> bytes:
-        """Give the record of `oid` as it was after the commit `serial`.
+        A pack is a commit, or several; each record that Durus 4.3 writes or deletes is one.
 
         Raises:
-            DurusKeyError: there was none.
-            StorageError: `serial` is no commit that `gen_commits` yields, or none any more.
+            NotSupportedError: no history is kept.
         """
-        db = self._opened()
-        check_oid(oid)
+        self._check_history()
         with translated(self._engine.path, "read"):
-            if self._is_plain or not list(gen_commits(db, serial)):
+            found = list(gen_commits(self._opened()))
+        return ((serial, _EPOCH + timedelta(microseconds=time_us)) for serial, time_us in found)
+
+    def load_as_of(self, oid: bytes, serial: int) -> bytes:
+        check_oid(oid)
+        self._check_history()
+        db = self._opened()
+        with translated(self._engine.path, "read"):
+            if not has_commit(db, serial):
                 raise StorageError(
                     f"tried to read {self} as of commit {serial}, of which not all is kept"
                 )
@@ -248,6 +246,13 @@ class SqliteStorage(Storage):
         if row is None:
             raise DurusKeyError(oid)
         return pack_record(oid, *row)
+
+    def _check_history(self) -> None:
+        if not self.keeps_history:
+            raise NotSupportedError(
+                f"tried to read a past state of {self}, which keeps no history; open it with"
+                ' history="7d" to keep it for seven days from then on'
+            )
 
     def describe(self) -> StorageDescription:
         """Tell what is known without a walk over the records."""
