@@ -6,6 +6,7 @@ import importlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 from durus.file_storage import FileStorage
 from durus.testing import StorageMachine
 
-Model = tuple[dict[bytes, bytes], dict[bytes, bytes]]
+Model = tuple[dict[bytes, bytes], dict[bytes, bytes], dict[int, Any]]
 
 # Small files do what large ones do: an index now and then, many steps a pack.
 _MEASURES: dict[str, float] = {
@@ -35,8 +36,8 @@ class FileMachine(StorageMachine):
 
     Attributes:
         reader: another opening of the file, for reading.
-        history: the length of the file after each commit since the last pack or crash, and what
-            must be there then.
+        history: the length of the file after each commit since the last pack or crash, what must
+            be there then, and the past that it has then.
     """
 
     storage: FileStorage
@@ -87,11 +88,11 @@ class FileMachine(StorageMachine):
         self._note()
         self.storage.close()
         at = max(len(self.history) - 1 - back, 0)
-        length, (model, doubtful) = self.history[at]
+        length, (model, doubtful, past) = self.history[at]
         after = self.history[at + 1][0] if at + 1 < len(self.history) else length
         with self.path.open("r+b") as file:
             file.truncate(length + int(part * (after - length)))
-        self.model, self.doubtful = dict(model), dict(doubtful)
+        self.model, self.doubtful, self._past = dict(model), dict(doubtful), dict(past)
         del self.history[at + 1 :]
         self.storage = self.open_storage()
         self.given = set(self.model) | set(self.doubtful)
@@ -125,7 +126,8 @@ class FileMachine(StorageMachine):
             self._inode = status.st_ino
         if self.history and self.history[-1][0] == status.st_size:
             self.history.pop()
-        self.history.append((status.st_size, (dict(self.model), dict(self.doubtful))))
+        found = dict(self.model), dict(self.doubtful), dict(self._past)
+        self.history.append((status.st_size, found))
 
 
 def _set_measures(measures: dict[str, float]) -> Callable[[], None]:
