@@ -5,7 +5,8 @@ server answers with a u32: 2. A server of Durus 4.3 answers 1 and hangs up; whoe
 version 1 connects again (see docs/formats/wire-1.md). From then on both send frames::
 
     frame     length     u32, of what follows: 5 and more
-              type       u8, see `Type`; with 0x40 added the payload is zlib-compressed
+              type       u8, see `Type`; with 0x40 added the payload is zlib-compressed, which in
+                         a request stands for 1 MiB at most
               number     u32; a reply has the number of its request
               payload    by type
 
