@@ -385,10 +385,61 @@ def test_run_gets_through_however_many_want_the_same(
 def test_run_alone_waits_for_no_thread_for_ever(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that runs alone may wait for another thread's run(), or call run() itself."""
+    """One that runs alone may wait for another thread's run()."""
     monkeypatch.setattr(database_module, "sleep", lambda seconds: None)
     monkeypatch.setattr(database_module, "_LONGEST_WAIT_S", 0.01)
+    monkeypatch.setattr(database_module, "_ALONE_FROM", 1)
     assert database.run(conflicting(database, 6)) == 7
+
+
+def test_run_alone_lets_those_under_way_end(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt that is to run alone begins after those that began before it."""
+    monkeypatch.setattr(database_module, "sleep", lambda seconds: None)
+    monkeypatch.setattr(database_module, "_LONGEST_WAIT_S", 60)
+    monkeypatch.setattr(database_module, "_ALONE_FROM", 1)
+    with database.transaction() as root:
+        root["a"], root["b"] = Thing(), Thing()
+    is_under_way = threading.Event()
+    others: list[Started] = []
+
+    def change_slowly(root: Any) -> None:
+        root["b"].n = 1
+        is_under_way.set()
+        threading.Event().wait(0.05)
+
+    def change_elsewhere() -> None:
+        with database.transaction() as root:
+            root["a"].n = 1
+
+    def change_both(root: Any) -> int:
+        root["a"].n += 1
+        if not others:
+            others.append(Started(lambda: database.run(change_slowly)))
+            is_under_way.wait()
+            in_thread(change_elsewhere)
+        root["b"].n += 1
+        return int(root["b"].n)
+
+    assert database.run(change_both) == 2
+    others[0].result()
+
+
+def test_a_fork_while_a_thread_takes_its_turn(server_url: str) -> None:
+    """In the child nobody waits for what that thread held: not the block, and not run()."""
+    with Database(server_url) as database:
+        block = database._turns.take(alone=True)
+
+        def work() -> int:
+            block.__exit__(None, None, None)
+            return database.run(add_one)
+
+        block.__enter__()
+        with database._turns._changed:
+            assert in_child(work) == "1"
+        block.__exit__(None, None, None)
+        assert database.run(add_one) == 1
 
 
 def test_run_gives_up(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

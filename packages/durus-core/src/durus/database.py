@@ -55,8 +55,9 @@ T = TypeVar("T")
 _FIRST_WAIT_S = 0.002
 _LONGEST_WAIT_S = 0.5
 
-# From this retry on run() lets no other begin: the waits have not helped.
-_ALONE_FROM = 4
+# From this retry on it runs alone: the waits have not helped. Earlier would cost more than it gives:
+# who waits for the end of another meets all the others that do so too.
+_ALONE_FROM = 8
 
 # Not the module's own generator, whose numbers a program may have seeded for itself.
 _random = SystemRandom()
@@ -126,8 +127,7 @@ class Database:
         self._opening = threading.Lock()
         self._packing = threading.Lock()
         self._closing = threading.Lock()
-        # Held by a thread that run() lets run alone; it may call run() within.
-        self._alone = threading.RLock()
+        self._turns = _Turns()
 
     def __repr__(self) -> str:
         return f"Database({self._where!r})"
@@ -178,8 +178,9 @@ class Database:
 
         Each attempt begins with the newest committed state. Between them it waits: a random time,
         up to 2 ms before the first retry, twice as long each time after, at most half a second.
-        From the fourth on it runs alone: further calls of `run()` by other threads let it end
-        first, for half a second at most. So all get through that change one object all the time.
+        From the eighth retry on it runs alone among the calls of `run()` here: it lets those under
+        way end, and others begin after it; each waits for that half a second at most. So all
+        threads get through that change one object all the time, as long as no other program does.
 
         Args:
             function: what to do. It may be called several times, so it has no effects but those on
@@ -198,7 +199,7 @@ class Database:
         attempt = 0
         while True:
             try:
-                with self._turn(alone=attempt >= _ALONE_FROM), self.transaction() as root:
+                with self._turns.take(alone=attempt >= _ALONE_FROM), self.transaction() as root:
                     return function(root, *args)
             except ConflictError as error:
                 if attempt >= retries:
@@ -206,22 +207,6 @@ class Database:
                     raise
             sleep(_random.uniform(0, min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S)))
             attempt += 1
-
-    @contextmanager
-    def _turn(self, *, alone: bool) -> Iterator[None]:
-        """Begin when nobody runs alone, and let nobody else begin if this one is to.
-
-        Whoever runs alone may wait for another thread that wants to begin: no wait is for ever.
-        """
-        turn = self._alone
-        is_mine = turn.acquire(timeout=_LONGEST_WAIT_S)
-        if is_mine and not alone:
-            turn.release()
-        try:
-            yield
-        finally:
-            if is_mine and alone:
-                turn.release()
 
     def pack(self) -> None:
         """Remove from the storage what the root does not reach, while other threads go on.
@@ -397,6 +382,43 @@ class Database:
         self._inheritance += [self._storage, self._connections, self._local]
         self._is_inherited = True
         self._prepare()
+
+
+class _Turns:
+    """Lets attempts of `run()` go on side by side, or one of them alone.
+
+    What an attempt does may wait for another thread that wants a turn, so nobody waits for one
+    longer than `_LONGEST_WAIT_S`: then it begins all the same, and has its conflict if it must.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._running = 0
+        self._alone = 0  # of those that run or wait to: how many want to be alone
+        self._pid = os.getpid()
+
+    @contextmanager
+    def take(self, *, alone: bool) -> Iterator[None]:
+        with self._changed:
+            self._alone += alone
+            try:
+                self._changed.wait_for(
+                    lambda: not (self._running if alone else self._alone), _LONGEST_WAIT_S
+                )
+            except BaseException:
+                self._alone -= alone
+                self._changed.notify_all()
+                raise
+            self._running += 1
+        try:
+            yield
+        finally:
+            # In the child of a fork the lock may be held by a thread that is not there.
+            if self._pid == os.getpid():
+                with self._changed:
+                    self._running -= 1
+                    self._alone -= alone
+                    self._changed.notify_all()
 
 
 class _ThreadConnection(Connection):
