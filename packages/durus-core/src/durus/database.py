@@ -55,8 +55,8 @@ T = TypeVar("T")
 _FIRST_WAIT_S = 0.002
 _LONGEST_WAIT_S = 0.5
 
-# From this retry on it runs alone: the waits have not helped. Earlier would cost more than it gives:
-# who waits for the end of another meets all the others that do so too.
+# From this retry on it runs alone: the waits have not helped. Earlier would cost more than it
+# gives: who waits for the end of another meets all the others that do so too.
 _ALONE_FROM = 8
 
 # Not the module's own generator, whose numbers a program may have seeded for itself.
