@@ -19,11 +19,15 @@ from durus.error import CommitUnknownError, StorageDisconnectedError
 from durus.file_storage import FileStorage
 from durus.serialize import split_oids, unpack_record
 from durus.storage import MemoryStorage, Storage
+from durus.storage_server import Limits
 from durus.testing import commit
 from durus.utils import int8_to_str, str_to_int8
 
 from .peers import ServerProcess, record, serving
 from .proxies import Direction, Proxy
+
+# Every session packs.
+LIMITS = Limits(pack_pause_s=0.0)
 
 DIRECTIONS: list[Direction] = ["request", "reply"]
 PROTOCOLS = pytest.mark.parametrize("is_old", [True, False], ids=["protocol-1", "protocol-2"])
@@ -175,7 +179,7 @@ def test_a_session_that_is_cut_anywhere(
 ) -> None:
     """Nothing is acknowledged and lost, done and denied, or done by half; abort() goes on."""
     with (
-        serving(tmp_path, storage) as server,
+        serving(tmp_path, storage, limits=LIMITS) as server,
         Proxy(str(tmp_path / "p"), server.address, is_old=is_old) as proxy,
         ClientStorage(address=server.address) as other,
     ):
@@ -205,7 +209,7 @@ def test_a_server_that_is_killed_anywhere(tmp_path: Path, is_old: bool) -> None:
         ExitStack() as stack,
         Proxy(str(tmp_path / "p"), str(tmp_path / "s"), is_old=is_old) as proxy,
     ):
-        server = stack.enter_context(ServerProcess(tmp_path))
+        server = stack.enter_context(ServerProcess(tmp_path, f"limits={LIMITS}"))
         other = stack.enter_context(ClientStorage(address=str(tmp_path / "s")))
         session = Session(proxy.path, other)
         session.play()
@@ -217,7 +221,7 @@ def test_a_server_that_is_killed_anywhere(tmp_path: Path, is_old: bool) -> None:
                 os.sched_yield()
             server.process.kill()
             server.process.wait()
-            return stack.enter_context(ServerProcess(tmp_path))
+            return stack.enter_context(ServerProcess(tmp_path, f"limits={LIMITS}"))
 
         with ThreadPoolExecutor(1) as thread:
             for _ in range(KILLS):
