@@ -60,6 +60,7 @@ def test_python_minus_m(durus: Any) -> None:
     durus.words = [sys.executable, "-m", "durus"]
     assert durus("--help").stdout == expected
     assert durus("help").stdout == expected
+    assert durus("help", "pack").stdout == durus("pack", "--help").stdout
     assert "there is no command" in durus.error("shel", status=2)
 
 

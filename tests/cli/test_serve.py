@@ -230,7 +230,9 @@ def test_a_secret(durus: Any, serve: Any) -> None:
     assert server.shell("root['n'] = 1; commit(); root['n']") == "1\n"
     for command in ("shell", "pack", "status"):
         said = durus.error(command, "--address", "a.sock", "--secret-file", "wrong")
+        assert "the server at a.sock" in said
         assert "refused" in said
+        assert "the secret in 'wrong'" in said
         assert "secret" in durus.error(command, "--address", "a.sock")
     durus("serve", "--stop", "--address", "a.sock", "--secret-file", "wrong", status=1)
     durus("serve", "--stop", "--address", "a.sock", "--secret-file", "right")
@@ -340,6 +342,22 @@ def test_waiting_says_why(durus: Any) -> None:
     assert ": the connection to the server at" in said.splitlines()[0]
 
 
+def test_a_shell_says_that_it_waits_for_a_lost_server(durus: Any, serve: Any) -> None:
+    """When the server has gone, abort() says at once on stderr that it waits, and for how long."""
+    server = serve("app.durus").ready()
+    child = durus.on_terminal("shell", *server.place)
+    child.expect_exact(">>> ")
+    server.stop()
+    child.sendline("abort()")
+    child.expect_exact("durus: warning: the server at a.sock is gone; waiting up to 10 s for it")
+    again = serve("app.durus").ready()
+    child.expect_exact(">>> ")
+    child.sendline("len(root) + 41")
+    child.expect_exact("41")
+    child.close(force=True)
+    again.stop()
+
+
 def test_waiting_ends_with_ctrl_c(durus: Any) -> None:
     """Ctrl-C ends the waiting, with status 130."""
     child = durus.on_terminal("-c", "--address", "a.sock")
@@ -422,6 +440,21 @@ def test_wrong_usage(durus: Any, arguments: tuple[str, ...], part: str) -> None:
     assert sorted(path.name for path in durus.folder.iterdir()) == ["home"]
 
 
+def test_a_key_of_another_certificate(durus: Any) -> None:
+    """A certificate is refused with the key of another one, and without its own."""
+    for name in ("a", "b"):
+        subprocess.run(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc"
+            f" -subj /CN={name} -keyout {name}.key -out {name}.pem".split(),
+            cwd=durus.folder,
+            check=True,
+            capture_output=True,
+        )
+    said = durus.error("serve", "a.durus", "--tls-cert", "a.pem", "--tls-key", "b.key")
+    assert "'a.pem' with the key in 'b.key': the key is that of another certificate" in said
+    assert "give --tls-key" in durus.error("serve", "a.durus", "--tls-cert", "a.pem")
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -435,7 +468,7 @@ def test_wrong_usage(durus: Any, arguments: tuple[str, ...], part: str) -> None:
         (("a.durus", "--secret-file", "short"), "too short"),
         (("a.durus", "--secret-file", "open"), "chmod o-rw"),
         (("a.durus", "--tls-cert", "none.pem"), "none.pem"),
-        (("a.durus", "--tls-cert", "letter.txt"), "letter.txt"),
+        (("a.durus", "--tls-cert", "letter.txt"), "letter.txt': PEM with a certificate"),
     ],
     ids=" ".join,
 )

@@ -49,6 +49,7 @@ def test_a_pack_is_counted(durus: Any, serve: Any, database: Path) -> None:
     server = serve(database).ready()
     durus("pack", *server.place)
     assert server.status()["pack"]["done"] == 1
+    assert "1 done, the last kept 4 objects" in durus("status", *server.place).stdout
     server.stop()
 
 
@@ -68,6 +69,7 @@ def test_the_table(durus: Any, serve: Any) -> None:
     server = serve("app.durus").ready()
     printed = durus("status", *server.place).stdout
     assert re.search(r"^Commits took +none yet *$", printed, re.MULTILINE)
+    assert re.search(r"^Pack +none yet *$", printed, re.MULTILINE)
     server.shell("root['n'] = 1; commit()")
     printed = durus("status", *server.place).stdout
     text = "\n".join(line.rstrip() for line in printed.splitlines())

@@ -10,6 +10,10 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -91,6 +95,53 @@ def test_nobody_there_is_a_lost_server(kind: str, tmp_path: Path) -> None:
     with pytest.raises(StorageDisconnectedError) as caught:
         address.get_connected_socket()
     assert str(address) in str(caught.value)
+
+
+def test_an_unknown_host_is_named() -> None:
+    """Where the system knows no such host, the error of listening names the address."""
+    with pytest.raises(OSError, match=r"cannot listen at no-such-host\.invalid:2972: "):
+        HostPortAddress("no-such-host.invalid").get_listening_socket()
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[tuple[UnixDomainSocketAddress, socket.socket]]:
+    """The address of a server that takes nobody, whose queue is full, and its socket."""
+    address = UnixDomainSocketAddress(str(tmp_path / "full"))
+    with socket.socket(socket.AF_UNIX) as listening, ExitStack() as waiting:
+        listening.bind(address.filename)
+        listening.listen(0)
+        while True:
+            client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            try:
+                client.connect(address.filename)
+            except BlockingIOError:
+                break
+        yield address, listening
+
+
+def take_one(listening: socket.socket) -> None:
+    listening.accept()[0].close()
+
+
+def test_a_full_queue_is_waited_for(full: tuple[UnixDomainSocketAddress, socket.socket]) -> None:
+    """A server that is too busy to take a client is there as soon as it has taken another one."""
+    address, listening = full
+    taker = threading.Timer(0.05, take_one, [listening])
+    taker.start()
+    address.get_connected_socket(timeout_s=60).close()
+    taker.join()
+
+
+def test_a_full_queue_is_waited_for_so_long(
+    full: tuple[UnixDomainSocketAddress, socket.socket],
+) -> None:
+    """When the time is over, the error says that the server did not answer in time."""
+    address, _ = full
+    start = time.monotonic()
+    with pytest.raises(StorageDisconnectedError, match=r"full: it did not answer within 0\.05 s"):
+        address.get_connected_socket(timeout_s=0.05)
+    assert time.monotonic() - start >= 0.05
 
 
 def test_a_unix_socket_listens_and_is_gone_at_the_end(tmp_path: Path) -> None:

@@ -326,15 +326,20 @@ def test_a_server_that_comes_back_is_found_by_sync(tmp_path: Path) -> None:
 
 
 def test_a_server_that_stays_away_is_an_error_of_sync(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`sync()` tries for a while, says that the server is lost, and may be called again."""
+    """`sync()` logs for how long it tries, then raises, and may be called again."""
     monkeypatch.setattr(_storage, "_RECONNECT_S", 0.05)
     with serving(tmp_path, file_at(tmp_path / "f")):
         client = ClientStorage(address=str(tmp_path / "s"))
+    with pytest.raises(StorageDisconnectedError, match="a command that is run again"):
+        client.load(bytes(8))
     for _ in range(2):
+        caplog.clear()
         with pytest.raises(StorageDisconnectedError, match=str(tmp_path / "s")):
             client.sync()
+        waiting = f"the server at {tmp_path / 's'} is gone; waiting up to 0.05 s for it"
+        assert caplog.messages == [waiting]
     with serving(tmp_path, file_at(tmp_path / "f")), client:
         assert client.sync() is None
         assert is_alive(client)

@@ -92,7 +92,7 @@ def _load_own(context: ssl.SSLContext, cert: str, key: str | None) -> None:
     except ssl.SSLError as error:
         named = f"the certificate in {cert!r}" + (f" with the key in {key!r}" if key else "")
         hint = "" if key else "; is its key in the same file? If not, give --tls-key"
-        raise CommandError(f"cannot use {named}: {_reason(error)}{hint}") from error
+        raise CommandError(f"cannot use {named}: {_own_reason(error)}{hint}") from error
 
 
 def _trust(context: ssl.SSLContext, ca: str) -> None:
@@ -113,6 +113,13 @@ def _check_readable(*paths: str | None) -> None:
 
 def _refuse_password() -> NoReturn:
     raise CommandError("the key is encrypted, and nobody is there to type its password")
+
+
+def _own_reason(error: ssl.SSLError) -> str:
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return "the key is that of another certificate"
+    # Of a file without what is looked for OpenSSL tells nothing but which part of it looked.
+    return _reason(error) if error.reason else "PEM with a certificate and its key is needed"
 
 
 def _reason(error: ssl.SSLError) -> str:

@@ -69,9 +69,9 @@ class _Commands(click.Group):
             raise
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args == ["help"] and "help" not in command_names():
+        if args[:1] == ["help"] and "help" not in command_names():
             # What people type; a plug-in may have a command of that name.
-            args = ["--help"]
+            args = [*args[1:], "--help"]
         return super().parse_args(ctx, _modern(args))
 
     def resolve_command(

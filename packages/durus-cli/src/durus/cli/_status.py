@@ -24,10 +24,15 @@ _JSON_FORM = 1
 # Where the name of a key is not clear enough for a person, or its unit stands in it.
 _LABELS = {
     "name": "Storage",
+    "held_bytes": "Held in memory",
+    "unread_bytes": "Not yet read",
+    "loads": "Objects loaded",
+    "read_ahead": "Read ahead",
     "object_count": "Objects",
     "path": "File",
     "pid": "Process",
     "transaction_count": "Transactions",
+    "accepted": "Connections",
     "bytes_in": "Received",
     "bytes_out": "Sent",
     "commit_latency_ms": "Commits took",
@@ -87,6 +92,8 @@ def _label(key: str) -> str:
 def _text(key: str, value: Any) -> str:
     if key == "protocols" and isinstance(value, dict):
         return ", ".join(f"{count} of version {version}" for version, count in value.items())
+    if key == "pack" and isinstance(value, dict) and {"running", "kept", "done"} <= value.keys():
+        return _pack_text(**value)
     if isinstance(value, dict):
         if value and all(part is None for part in value.values()):
             return "none yet"
@@ -105,8 +112,16 @@ def _text(key: str, value: Any) -> str:
     if words[-1] == "s":
         return _duration_text(value)
     if words[-1] == "ms":
-        return f"{value:,.3g} ms"
+        return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def _pack_text(*, running: bool, kept: int, done: int, **_: object) -> str:
+    """Give the state of packing, such as "2 done, the last kept 1,000 objects"."""
+    objects = count_text(kept, "object")
+    if running:
+        return f"under way, {objects} kept so far; {done:,} done"
+    return f"{done:,} done, the last kept {objects}" if done else "none yet"
 
 
 def _duration_text(seconds: float) -> str:

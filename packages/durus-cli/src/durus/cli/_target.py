@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 from durus.backends import file_path, installed_storages, open_storage, storage_class
 from durus.cli._access import Access, access_options, open_waiting
 from durus.cli._errors import CommandError
-from durus.error import BackendError, StorageMissingError
+from durus.error import AuthenticationError, BackendError, StorageMissingError
 from durus.storage import Storage
 
 __all__ = [
@@ -203,9 +203,15 @@ def open_target(target: Target, *, create: bool = False, **options: Any) -> Stor
         if "repair" in options:
             raise click.UsageError("--repair is for files; a server is started with it")
         options |= target.access.keywords()
-        return open_waiting(
-            lambda: open_storage(target.name, **options), target.name, target.access.wait
-        )
+        try:
+            return open_waiting(
+                lambda: open_storage(target.name, **options), target.name, target.access.wait
+            )
+        except AuthenticationError as error:
+            secret_file = target.access.secret_file
+            if secret_file is None:
+                raise
+            raise AuthenticationError(f"{error} (given: the secret in {secret_file!r})") from error
     _require_file(target, create=create)
     if target.storage_class is None:
         return open_storage(target.name, **options)

@@ -11,6 +11,7 @@ import os
 import pwd
 import socket
 import stat
+import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from ipaddress import ip_address
@@ -38,6 +39,9 @@ _FIRST_INHERITED_FD = 3
 
 # What connecting to a Unix socket says when nobody listens.
 _NOBODY = frozenset({errno.ECONNREFUSED, errno.ENOENT})
+
+# Between attempts to connect to a Unix socket whose queue is full.
+_PAUSE_S = 0.01
 
 
 class SocketAddress(ABC):
@@ -85,8 +89,11 @@ class SocketAddress(ABC):
     def get_connected_socket(self, timeout_s: float | None = None) -> socket.socket:
         """Connect.
 
+        Args:
+            timeout_s: how long to wait for a server that is too busy to take us; None is for ever.
+
         Raises:
-            StorageDisconnectedError: nobody listens there, or the system refuses.
+            StorageDisconnectedError: nobody listens there, the time is over, or the system refuses.
         """
 
     def close(self, listening: socket.socket) -> None:
@@ -112,9 +119,12 @@ class HostPortAddress(SocketAddress):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def get_listening_socket(self) -> socket.socket:
-        family, _, _, _, place = socket.getaddrinfo(
-            self.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        try:
+            family, _, _, _, place = socket.getaddrinfo(
+                self.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+        except OSError as error:
+            raise OSError(error.errno, f"cannot listen at {self}: {error.strerror}") from error
         listening = socket.socket(family, socket.SOCK_STREAM)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -130,7 +140,7 @@ class HostPortAddress(SocketAddress):
         try:
             connected = socket.create_connection((self.host, self.port), timeout_s)
         except OSError as error:
-            raise _disconnected(self, error) from error
+            raise _disconnected(self, error, timeout_s) from error
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return connected
@@ -346,14 +356,39 @@ def _connect_unix(
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connected.settimeout(timeout_s)
-        connected.connect(name)
+        _connect_when_taken(connected, name, timeout_s)
     except OSError as error:
         connected.close()
-        raise _disconnected(address, error) from error
+        raise _disconnected(address, error, timeout_s) from error
     return connected
 
 
-def _disconnected(address: SocketAddress, error: OSError) -> StorageDisconnectedError:
+def _connect_when_taken(
+    connected: socket.socket, name: str | bytes, timeout_s: float | None
+) -> None:
+    """Connect to a Unix socket, and wait for the server if its queue of new clients is full.
+
+    Without a limit the system waits. With one it refuses at once, and has nothing to wait for.
+    """
+    give_up = time.monotonic() + (timeout_s or 0)
+    while True:
+        try:
+            connected.connect(name)
+            return
+        except BlockingIOError as error:
+            left_s = give_up - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from error
+        time.sleep(min(_PAUSE_S, left_s))
+
+
+def _disconnected(
+    address: SocketAddress, error: OSError, timeout_s: float | None
+) -> StorageDisconnectedError:
+    if isinstance(error, TimeoutError) and timeout_s is not None:
+        return StorageDisconnectedError(
+            f"cannot connect to the server at {address}: it did not answer within {timeout_s:g} s"
+        )
     reason = error.strerror or str(error)
     return StorageDisconnectedError(f"cannot connect to the server at {address}: {reason}")
 

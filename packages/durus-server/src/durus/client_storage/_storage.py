@@ -32,6 +32,7 @@ from durus.error import (
     StorageReadOnlyError,
     StorageTransactionError,
 )
+from durus.logger import logger
 from durus.storage import Storage, StorageDescription, check_oid, check_record
 
 __all__ = ["ClientStorage", "TcpClientStorage", "UnixClientStorage"]
@@ -187,7 +188,7 @@ class ClientStorage(Storage):
             StorageDisconnectedError: the server did not come back in time, or has another database.
         """
         self._forget_server()
-        server = self._connect_within(_RECONNECT_S)
+        server = self._connect_within(_RECONNECT_S, tells=True)
         # A server of protocol 1 does not tell.
         if None not in {server.database, self._database} and server.database != self._database:
             server._transport.close()
@@ -200,7 +201,7 @@ class ClientStorage(Storage):
         self._pid = os.getpid()
         self._is_lost = False
 
-    def _connect_within(self, wait_s: float) -> Protocol1 | Protocol2:
+    def _connect_within(self, wait_s: float, *, tells: bool = False) -> Protocol1 | Protocol2:
         give_up = time.monotonic() + wait_s
         pause_s = _FIRST_PAUSE_S
         while True:
@@ -209,6 +210,11 @@ class ClientStorage(Storage):
             except StorageDisconnectedError:
                 if time.monotonic() >= give_up:
                     raise
+                if tells:
+                    logger.warning(
+                        "the server at %s is gone; waiting up to %g s for it", self._address, wait_s
+                    )
+                    tells = False
             # Jittered, so that the clients of a server that comes back do not come all at once.
             time.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311 - no secret
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -233,7 +239,8 @@ class ClientStorage(Storage):
         if self._is_lost or not self._server._transport.is_open:
             self._is_lost = True
             raise StorageDisconnectedError(
-                f"the connection to the server at {self._address} was lost; abort() connects again"
+                f"the connection to the server at {self._address} was lost; abort() connects again,"
+                " and so does a command that is run again"
             )
 
     # -- the contract

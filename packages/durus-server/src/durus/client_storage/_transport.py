@@ -183,5 +183,6 @@ class Transport:
 
     def _lost(self, what: str) -> StorageDisconnectedError:
         return StorageDisconnectedError(
-            f"the connection to the server at {self._name} {what}; abort() connects again"
+            f"the connection to the server at {self._name} {what}; abort() connects again, and so"
+            " does a command that is run again"
         )
