@@ -29,6 +29,7 @@ from durus.testing import StorageTests, commit, make_record
 from durus.utils import int8_to_str
 
 A, B, C, D = map(int8_to_str, range(1, 5))
+LAST = make_record(D, payload=b"the last of them")
 
 
 class WaitingStorage(MemoryStorage):
@@ -153,6 +154,67 @@ def test_a_snapshot_beyond_the_byte_limit_is_a_read_conflict(storage: WaitingSto
     assert early.load(B) == make_record(B)
     early.sync()
     assert early.load(A) == new(b"3" * 1000)
+
+
+def test_a_snapshot_outlives_a_pack(storage: WaitingStorage) -> None:
+    """What only an older snapshot reaches is there for it after a pack, however far down it is."""
+    commit(storage, make_record(ROOT_OID, [A]), make_record(A, [B, C]), make_record(C, [D]), LAST)
+    shared = SharedStorage(storage)
+    early, writer = shared.new_session(), shared.new_session()
+    commit(writer, make_record(ROOT_OID, [B]))
+    late = shared.new_session()
+    writer.pack()
+    assert [early.load(oid) for oid in (A, C, D)] == [
+        make_record(A, [B, C]),
+        make_record(C, [D]),
+        LAST,
+    ]
+    for session in (early, late, writer):
+        assert {A, C, D} <= set(session.sync() or ())
+        with pytest.raises(DurusKeyError):
+            session.load(D)
+
+
+def test_what_a_snapshot_keeps_outlives_a_second_pack(storage: WaitingStorage) -> None:
+    """What one pack left to a snapshot still reaches what a later pack removes."""
+    commit(storage, make_record(ROOT_OID, [A, B]), make_record(A, [B]))
+    shared = SharedStorage(storage)
+    early, writer = shared.new_session(), shared.new_session()
+    commit(writer, make_record(ROOT_OID, [B]))
+    writer.pack()
+    commit(writer, make_record(ROOT_OID))
+    writer.pack()
+    assert early.load(ROOT_OID) == make_record(ROOT_OID, [A, B])
+    assert early.load(A) == make_record(A, [B])
+    assert early.load(B) == make_record(B)
+
+
+def test_a_pack_leaves_to_snapshots_what_there_is_room_for(storage: WaitingStorage) -> None:
+    """Beyond `history_bytes` an old snapshot gets a read conflict, never a missing object."""
+    large = make_record(A, payload=b"x" * 5000)
+    commit(storage, make_record(ROOT_OID, [A]), large)
+    shared = SharedStorage(storage, history_bytes=3000)
+    early, writer = shared.new_session(), shared.new_session()
+    commit(writer, make_record(ROOT_OID))
+    writer.pack()
+    with pytest.raises(ReadConflictError):
+        early.load(A)
+
+
+def test_what_is_referred_to_again_before_it_is_removed_stays(storage: WaitingStorage) -> None:
+    """A commit between the steps of a pack may bring back what was garbage when it began."""
+    commit(storage, make_record(ROOT_OID, [A]))
+    shared = SharedStorage(storage)
+    early, writer = shared.new_session(), shared.new_session()
+    commit(writer, make_record(ROOT_OID))
+    packer = iter(writer.get_packer())
+    next(packer)
+    early.sync()
+    commit(early, make_record(ROOT_OID, [A]))
+    for _ in packer:
+        pass
+    assert early.load(A) == make_record(A)
+    assert B in set(early.sync() or ())
 
 
 def test_a_session_that_slept_too_long_is_told_that_all_may_have_changed(

@@ -66,7 +66,6 @@ class Transaction:
         operations: ("read", list, its values) and ("append", list, [value]), in order.
         error: what was raised, or "".
         problems: what the client itself found wrong, such as a sum that is off.
-        is_pack: it is a pack. It may take from readers what only their old state reaches.
     """
 
     name: str
@@ -76,14 +75,6 @@ class Transaction:
     operations: list[tuple[str, str, list[str]]] = field(default_factory=list)
     error: str = ""
     problems: list[str] = field(default_factory=list)
-    is_pack: bool = False
-
-    def overlaps(self, other: Transaction) -> bool:
-        """Tell whether neither was over when the other began."""
-        return not (
-            (self.returned_ns is not None and self.returned_ns < other.invoked_ns)
-            or (other.returned_ns is not None and other.returned_ns < self.invoked_ns)
-        )
 
     @property
     def appends(self) -> dict[str, list[str]]:
@@ -187,12 +178,10 @@ class _Checker:
     # What each transaction shows by itself
 
     def _check_each(self) -> None:
-        packs = [transaction for transaction in self.history if transaction.is_pack]
         for transaction in self.history:
             for problem in transaction.problems:
                 self.report("wrong state", f"{transaction.name}: {problem}")
-            is_conflict = "Conflict" in transaction.error and not transaction.appends
-            if is_conflict and not any(map(transaction.overlaps, packs)):
+            if "Conflict" in transaction.error and not transaction.appends:
                 self.report("conflict of a reader", f"{transaction.name}: {transaction.error}")
             if transaction.outcome == OK:
                 self._check_inside(transaction)

@@ -192,19 +192,6 @@ def test_what_is_unknown_may_not_come_and_go() -> None:
     assert {anomaly.kind for anomaly in check(history)} == {"stale read (real time)"}
 
 
-def test_a_pack_may_be_a_conflict() -> None:
-    """A reader's conflict is excused by a pack that went on beside it, and by no other."""
-    reader = note("R", "x=", outcome=FAILED, error="ReadConflictError()", at=(20, 30))
-    for begun, ended, excused in (
-        (0, 10, False),
-        (10, 25, True),
-        (25, None, True),
-        (40, 50, False),
-    ):
-        pack = Transaction("P", begun, ended, OK, is_pack=True)
-        assert (check([reader, pack]) == []) is excused
-
-
 def test_what_failed_leaves_nothing() -> None:
     """A failed transaction that nobody has seen is none."""
     history = [note("T1", "x+a", outcome=FAILED), note("R", "x=")]

@@ -221,20 +221,13 @@ class Worker:
         with open(self._path, "ab", buffering=0) as file:
             for number in range(self._size.transactions):
                 if self._is_time_to_pack(number):
-                    self._pack(file, number)
+                    patiently(self._database.pack)
                 kind = chance.choices(("lists", "transfer", "pair", "audit"), (50, 20, 10, 20))[0]
                 self._try(file, number, kind, Random(chance.random()), said)
 
     def _is_time_to_pack(self, number: int) -> bool:
         every = self._size.pack_every
         return bool(every) and self._thread == self._process == 0 and number % every == every - 1
-
-    def _pack(self, file: Any, number: int) -> None:
-        noted = Transaction(f"{self._name}.{number}.pack", time.monotonic_ns(), is_pack=True)
-        _write(file, noted)
-        patiently(self._database.pack)
-        noted.returned_ns, noted.outcome = time.monotonic_ns(), OK
-        _write(file, noted)
 
     def _try(
         self, file: Any, number: int, kind: str, chance: Random, said: Callable[[], object]

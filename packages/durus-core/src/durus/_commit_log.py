@@ -22,8 +22,9 @@ class LoggedCommit:
     Attributes:
         serial: its place in the order of all commits.
         oids: what it changed.
-        overwritten: the records that it replaced, None for an oid that was new. None in place of
-            all of them where they are not known (any more).
+        overwritten: the records that it replaced, None for an oid that was new; of a pack those
+            that snapshots may still reach. None in place of all of them where they are not known
+            (any more).
         size_bytes: the length of these records.
         is_pack: it is a pack, and the oids are what that removed.
     """
@@ -132,6 +133,15 @@ class CommitLog:
                 break
             first = commit
         return first
+
+    def get_overwritten(self) -> list[bytes]:
+        """Give the records that were overwritten or removed, as far as they are here."""
+        return [
+            record
+            for commit in self._with_records
+            for record in (commit.overwritten or {}).values()
+            if record is not None
+        ]
 
     def _forget_oldest(self) -> None:
         commit = self._commits.popleft()

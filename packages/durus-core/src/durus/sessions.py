@@ -15,14 +15,15 @@ the queue too, and has a serial number. *Being written*: `flush()` took the whol
 it as one transaction of the storage, with one sync. *Committed*: the storage says that it is
 durable. Only then does a session see it, at its next `sync()` or after its own next commit.
 
-A session that reads an older snapshot gets the records that were overwritten since from the log.
+A session that reads an older snapshot gets the records that were overwritten since from the log,
+and those that a pack removed.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice, repeat
 from typing import TypeAlias
 
@@ -41,7 +42,7 @@ from durus.error import (
     WriteConflictError,
 )
 from durus.serialize import ROOT_OID
-from durus.storage import Storage, StorageDescription, check_oid, check_record
+from durus.storage import Removal, Storage, StorageDescription, check_oid, check_record
 from durus.utils import str_to_int8
 
 __all__ = ["Session", "SharedStorage"]
@@ -59,6 +60,9 @@ _NO_MORE = object()  # of a pack's steps
 
 # How many records to hand to the storage before others may load in between.
 _STORE_BATCH = 500
+
+# In how many records to look for what a pack is to leave to snapshots, before others may go on.
+_RESCUE_BATCH = 200
 
 Handler = Callable[[list[bytes]], None]
 _Commit: TypeAlias = "PendingCommit[Session]"
@@ -154,13 +158,17 @@ class SharedStorage:
         return self._gen_pack(packer)
 
     def _gen_pack(self, packer: Iterator[object]) -> Iterator[object]:
+        rescued: dict[bytes, bytes] = {}
         try:
             while True:
                 with self._writer:
-                    is_last, step = self._step(packer)
+                    is_last, step = self._step(packer, rescued)
                 if is_last:
                     return
-                yield step
+                if isinstance(step, Removal):
+                    yield from self._gen_rescue(step, rescued)
+                else:
+                    yield step
         finally:
             # This may be the garbage collector's call, in a thread that has the locks already, or
             # has one that must be taken after the other: it must not wait for either.
@@ -174,6 +182,25 @@ class SharedStorage:
                             self._lock.release()
                 finally:
                     self._writer.release()
+
+    def _gen_rescue(self, removal: Removal, rescued: dict[bytes, bytes]) -> Iterator[None]:
+        """Load what is to be removed and can still be reached by what was overwritten."""
+        with self._lock:
+            waiting = deque(self._log.get_overwritten())
+        size_bytes = 0
+        while waiting and size_bytes <= self._history_bytes:
+            with self._lock:
+                self._check_open()
+                for _ in range(min(len(waiting), _RESCUE_BATCH)):
+                    for ref in refs_of(waiting.popleft()):
+                        if ref in rescued or not removal.includes(ref):
+                            continue
+                        record = self._find(ref)
+                        if record is not None:
+                            rescued[ref] = record
+                            waiting.append(record)
+                            size_bytes += len(record)
+            yield
 
     def _close_given_up(self) -> None:
         while self._given_up:
@@ -213,7 +240,7 @@ class SharedStorage:
         change = self._log.first_change(oid, session.view) or self._pending.get(oid)
         if change is None:
             return self._load_newest(oid)
-        if change.overwritten is None:
+        if change.overwritten is None or oid not in change.overwritten:
             if change.is_pack and change.serial <= session.packed:
                 return self.storage.load(oid)
             raise ReadConflictError([oid])
@@ -243,8 +270,12 @@ class SharedStorage:
         oldest = next(iter(self._sessions), None)
         self._log.forget_until(self._serial if oldest is None else oldest.view)
 
-    def _take_news(self) -> None:
-        """Log what the storage itself has to tell: of a pack, or of a writer in another process."""
+    def _take_news(self, rescued: Mapping[bytes, bytes] | None = None) -> None:
+        """Log what the storage itself has to tell: of a pack, or of a writer in another process.
+
+        Args:
+            rescued: records of what a pack removes, for snapshots.
+        """
         if self._unfinished:
             # Their serial numbers come before that of the news, and so must they in the log.
             return
@@ -254,7 +285,8 @@ class SharedStorage:
         self._last_serial += 1
         self._serial = self._last_serial
         if oids is not None:
-            self._log.add(LoggedCommit(self._serial, oids, None, is_pack=True))
+            needed = {oid: rescued[oid] for oid in rescued.keys() & oids} if rescued else None
+            self._log.add(LoggedCommit(self._serial, oids, needed, is_pack=True))
             self._cache.forget(oids)
             return
         # All may have changed, and oids that were given are void: every session is to be told so.
@@ -476,7 +508,9 @@ class SharedStorage:
         owner = commit.session.given if is_there else self._oids.spare
         owner.add_oids(commit.new_oids)
 
-    def _step(self, packer: Iterator[object]) -> tuple[bool, object]:
+    def _step(
+        self, packer: Iterator[object], rescued: Mapping[bytes, bytes]
+    ) -> tuple[bool, object]:
         """Do one step of a pack; tell whether it was the last, and give what it yielded.
 
         What is queued was validated against the state before: it is written before the step.
@@ -489,7 +523,7 @@ class SharedStorage:
                 self._check_open()
                 step = next(packer, _NO_MORE)
                 # At once: what is gone must not look to a snapshot as if it had never been.
-                self._take_news()
+                self._take_news(rescued)
                 return step is _NO_MORE, step
 
 
@@ -709,7 +743,8 @@ class Session(Storage):
     def note_pack(self) -> None:
         """Know of the packs up to now, as the one who asked for them.
 
-        To whom a pack is due, what it removed is gone; to others it is a conflict until they sync.
+        What it removed is there for an old snapshot that may have reached it, if there was room for
+        it. The rest is gone for the one to whom the pack is due, and a conflict for the others.
         """
         self.packed = self._shared._serial
 

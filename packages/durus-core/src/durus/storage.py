@@ -27,6 +27,7 @@ from durus.utils import int8_to_str
 
 __all__ = [
     "MemoryStorage",
+    "Removal",
     "Storage",
     "StorageDescription",
     "check_oid",
@@ -36,6 +37,18 @@ __all__ = [
     "get_census",
     "get_reference_index",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What a pack says before it removes the first record.
+
+    Attributes:
+        includes: tells whether the record of an oid is going to be removed, unless a commit needs
+            it before; to be called until the next step.
+    """
+
+    includes: Callable[[bytes], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +273,9 @@ class Storage(ABC):
     def get_packer(self) -> Iterator[object]:
         """Give an iterator that packs in small steps, one a `next()`; commits may go on between.
 
-        What it yields is how many objects it has kept so far, or anything but an int.
+        What it yields is how many objects it has kept so far, or anything but an int. Before it
+        removes anything it may yield a `Removal`: then those who still read older states keep the
+        records that they need. A pack that does not costs them a ReadConflictError.
 
         What is committed between two steps stays. If it refers to garbage, then either its `end()`
         is told that the garbage is gone, or the garbage stays. An iterator that is dropped before
@@ -358,12 +373,16 @@ class MemoryStorage(Storage):
         yield from list(self._open_records().items())
 
     def get_packer(self) -> Iterator[object]:
-        """Pack in one step: a dictionary of records in memory is walked at once."""
+        """Pack in two steps: a dictionary of records in memory is walked at once."""
         records = self._open_records()
         if ROOT_OID not in records:
             return
         reachable = {oid for oid, _ in self.gen_oid_record(ROOT_OID)}
         garbage = records.keys() - reachable
+        yield Removal(garbage.__contains__)
+        # What was committed meanwhile may refer to some of it.
+        reachable = {oid for oid, _ in self.gen_oid_record(ROOT_OID)}
+        garbage -= reachable
         for oid in garbage:
             del records[oid]
         self._removed |= garbage

@@ -59,6 +59,8 @@ from durus.file_storage._marks import Marks
 from durus.file_storage._words import NO_PAGE, PAGE_WORDS
 from durus.logger import log
 from durus.serialize import check_proof
+from durus.storage import Removal
+from durus.utils import str_to_int8
 
 __all__ = ["PACK_SUFFIX", "PREPACK_SUFFIX", "Packer"]
 
@@ -118,8 +120,8 @@ class Packer:
         self._flushed = 0
         self._synced = 0
 
-    def gen_steps(self) -> Generator[int, None, None]:
-        """Do it, one bounded step a `next()`, and yield `count` after each.
+    def gen_steps(self) -> Generator[int | Removal, None, None]:
+        """Do it, one bounded step a `next()`; yield `count` after each, and once what it removes.
 
         Closed before the end, or failing, it leaves everything as it was.
 
@@ -129,8 +131,8 @@ class Packer:
         """
         self._old.begin_pack()
         try:
-            for _ in self._gen_work():
-                yield self.count
+            for news in self._gen_work():
+                yield self.count if news is None else news
                 if self._old.failure:
                     raise StorageWriteError(
                         f"tried to pack {self._path!r}, which refuses changes since"
@@ -149,7 +151,7 @@ class Packer:
         finally:
             self._clean_up()
 
-    def _gen_work(self) -> Iterator[None]:
+    def _gen_work(self) -> Iterator[Removal | None]:
         self._deadline = monotonic() + _STEP_S
         layout = self._old.layout
         if not self._old.map.proves_itself:
@@ -157,7 +159,7 @@ class Packer:
             entries = self._format.gen_entries(self._old.file, layout.base_start, layout.base_end)
             for _ in self._old.map.gen_check(entries):
                 if self._is_late():
-                    yield
+                    yield None
         file = self._make_file()
         start = self._flushed
         self._copy(0)
@@ -169,8 +171,9 @@ class Packer:
             new, index_file = yield from self._gen_map(file)
         yield from self._gen_removed()
         yield from self._gen_rounds(file, new)
+        yield Removal(self._is_left_behind)
         file.sync()
-        yield
+        yield None
         for _ in self._gen_replay(file, new, self._old.tip.end):
             pass
         self._flush(file)
@@ -378,6 +381,9 @@ class Packer:
                 self.removed.append(oid_int)
             if self._is_late():
                 yield
+
+    def _is_left_behind(self, oid: bytes) -> bool:
+        return not self._marks.find(str_to_int8(oid))
 
     # What is committed meanwhile.
 

@@ -29,7 +29,7 @@ from durus.file_storage._opening import follow_writer, has_magic, open_journal, 
 from durus.file_storage._packer import Packer
 from durus.file_storage._shelf import SHELF
 from durus.serialize import ROOT_OID, check_proof
-from durus.storage import Storage, StorageDescription, check_oid, check_record
+from durus.storage import Removal, Storage, StorageDescription, check_oid, check_record
 from durus.utils import int8_to_str
 
 __all__ = ["FileStorage", "JournalStorage", "TempFileStorage"]
@@ -57,7 +57,7 @@ class JournalStorage(Storage):
         *,
         durable: bool = True,
     ) -> None:
-        self._pack_steps: Generator[int, None, None] | None = None
+        self._pack_steps: Generator[int | Removal, None, None] | None = None
         self._removed = array("Q")
         self._history: History | None = None
         self._pending: dict[int, bytes] | None = None

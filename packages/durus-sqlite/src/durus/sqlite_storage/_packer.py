@@ -20,6 +20,7 @@ from struct import iter_unpack
 from durus.sqlite_storage._engine import Engine, connect, run, writing
 from durus.sqlite_storage._marks import Marks
 from durus.sqlite_storage._schema import trim
+from durus.storage import Removal
 
 __all__ = ["Packer"]
 
@@ -44,12 +45,14 @@ class Packer:
         self._waiting: list[int] = []
         self._serial = 0  # of the last commit whose changes are marked
 
-    def gen_steps(self) -> Generator[int, None, None]:
-        """Do it; yield how many objects are kept so far."""
+    def gen_steps(self) -> Generator[int | Removal, None, None]:
+        """Do it; yield how many objects are kept so far, and once what will be removed."""
         with closing(connect(self._engine, durable=False)) as db:
             if not self._begin(db):
                 return
             first = -(1 << 63)
+            yield from self._gen_marking(db)
+            yield Removal(self._is_garbage)
             while True:
                 yield from self._gen_marking(db)
                 sql = "SELECT id FROM objects WHERE id >= ? ORDER BY id LIMIT ?"
@@ -65,6 +68,9 @@ class Packer:
                     break
                 first = ids[-1] + 1
             yield from self._gen_giving_back(db)
+
+    def _is_garbage(self, oid: bytes) -> bool:
+        return int.from_bytes(oid, signed=True) not in self._marks
 
     def _begin(self, db: sqlite3.Connection) -> bool:
         """Note from where on others' commits count, and tell whether there is a root."""

@@ -44,7 +44,7 @@ from durus.sqlite_storage._oids import OidSupply
 from durus.sqlite_storage._packer import Packer
 from durus.sqlite_storage._rows import RowReader, gen_referred, write_rows
 from durus.sqlite_storage._schema import has_format, is_upgraded, prepare, set_history, trim
-from durus.storage import Storage, StorageDescription, check_oid, check_record
+from durus.storage import Removal, Storage, StorageDescription, check_oid, check_record
 
 __all__ = ["SqliteStorage"]
 
@@ -120,7 +120,7 @@ class SqliteStorage(Storage):
         self._untold: set[bytes] = set()
         self._rows = RowReader()
         self._oids = OidSupply(self._engine)
-        self._packs: list[Generator[int, None, None]] = []
+        self._packs: list[Generator[int | Removal, None, None]] = []
         self._db: sqlite3.Connection | None = None
         self._disown: Callable[[], object] | None = None
         try:
