@@ -8,7 +8,7 @@ so that a part of what is measured is the processor time that the hostile proces
 
 Prints for each kind the median and the 99th percentile of a commit's latency, and the ratio of the
 latter to that of the client alone in the same round: the median over the rounds. At most 2.0 is
-what we want.
+what we want. `spin` is what the machine's share of it is: a process that only takes the processor.
 """
 
 from __future__ import annotations
@@ -201,6 +201,12 @@ def _packs(path: str) -> Iterator[None]:
             yield
 
 
+def _spin(path: str) -> Iterator[None]:
+    """Take as much of the processor as the others do, and leave the server alone."""
+    while True:
+        yield
+
+
 KINDS: dict[str, Callable[[str], Iterator[None]]] = {
     "idle": _idle,
     "flood": _flood,
@@ -212,6 +218,7 @@ KINDS: dict[str, Callable[[str], Iterator[None]]] = {
     "many-records": _many_records,
     "one-frame": _one_frame,
     "packs": _packs,
+    "spin": _spin,
 }
 
 

@@ -140,6 +140,10 @@ class Transport:
         self._position = len(self._buffer)
 
     def _receive(self, most_bytes: int) -> bytes:
+        if not self._is_tls and self._socket.gettimeout() is None:
+            # A Unix socket also wakes who waits in recv() when the server reads what he has sent.
+            # With a time limit the socket polls by itself.
+            self._poll.poll()
         data = self._socket.recv(most_bytes)
         if not data:
             raise ConnectionResetError("it has hung up")

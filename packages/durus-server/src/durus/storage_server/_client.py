@@ -28,8 +28,10 @@ _INT4 = Struct(">L")
 # A record has at least an oid and a length.
 _SHORTEST_RECORD = 12
 
-# How many records to take before the other clients have their turn.
+# How many records to take before the other clients have their turn, and while commits are on their
+# way: whoever waits for one waits for each such turn in which it needs the interpreter.
 _TURN_RECORDS = 25
+_TURN_RECORDS_BESIDE = 8
 
 
 class StaleError(ConflictError):
@@ -168,6 +170,8 @@ class Client:
             ProtocolError: the lengths do not add up.
         """
         left, end = self.left_bytes, len(data)
+        is_beside = self.hub.committer.is_busy()
+        turn_records = _TURN_RECORDS_BESIDE if is_beside else _TURN_RECORDS
         with memoryview(data) as view:
             while left:
                 if self.refusal is not None:
@@ -181,7 +185,7 @@ class Client:
                 start += size
                 left -= size
                 self._turn_records += 1
-                if self._turn_records == _TURN_RECORDS:
+                if self._turn_records >= turn_records:
                     self._turn_records = 0
                     self.connection.end_turn()
                     break
