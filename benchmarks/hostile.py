@@ -201,7 +201,7 @@ def _packs(path: str) -> Iterator[None]:
             yield
 
 
-def _spin(path: str) -> Iterator[None]:
+def _spin(_: str) -> Iterator[None]:
     """Take as much of the processor as the others do, and leave the server alone."""
     while True:
         yield

@@ -19,7 +19,9 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError
 
 MODULE = "durus._speedups"
-SOURCE = Path("src", "durus", "_speedups.c")
+FOLDER = Path("src", "durus")
+SOURCES = ("_speedups.c", "_btree.c")
+HEADERS = ("_btree.h",)
 
 
 class SpeedupsBuildHook(BuildHookInterface[BuilderConfig]):
@@ -38,7 +40,7 @@ class SpeedupsBuildHook(BuildHookInterface[BuilderConfig]):
             return
         self._work_dir = Path(tempfile.mkdtemp(prefix="durus-speedups-"))
         try:
-            built = _compile(Path(self.root, SOURCE), self._work_dir)
+            built = _compile(Path(self.root, FOLDER), self._work_dir)
         except (BaseError, CCompilerError) as error:
             self.app.display_warning(
                 f"{error}\nWARNING: {MODULE} could not be compiled. Durus will work in pure Python,"
@@ -47,7 +49,7 @@ class SpeedupsBuildHook(BuildHookInterface[BuilderConfig]):
             )
             return
         if version == "editable":
-            shutil.copy2(built, Path(self.root, SOURCE).with_name(built.name))
+            shutil.copy2(built, Path(self.root, FOLDER, built.name))
             return
         build_data["force_include"][str(built)] = f"durus/{built.name}"
         build_data["pure_python"] = False
@@ -59,11 +61,12 @@ class SpeedupsBuildHook(BuildHookInterface[BuilderConfig]):
             shutil.rmtree(self._work_dir, ignore_errors=True)
 
 
-def _compile(source: Path, work_dir: Path) -> Path:
+def _compile(folder: Path, work_dir: Path) -> Path:
     """Give the compiled module, made in `work_dir`; setuptools knows this system's compiler."""
-    if not source.is_file():
-        raise FileNotFoundError(f"{source} is missing")
-    extension = Extension(MODULE, [str(source)])
+    for name in (*SOURCES, *HEADERS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing")
+    extension = Extension(MODULE, [str(folder / name) for name in SOURCES])
     command = build_ext(Distribution({"name": "durus-core", "ext_modules": [extension]}))
     command.build_lib = str(work_dir / "lib")
     command.build_temp = str(work_dir / "temp")

@@ -5,6 +5,7 @@
    Cache            oid to object, and the order of the last use
    ReferenceWriter, ReferenceReader, RecordFile   what a pickler and an unpickler call
    set_state, clear_state, proof_of, split_proven
+   what searches B-trees is in _btree.c
 
    An object's place in the Cache is in the object itself: the table holds a borrowed pointer that the
    object removes when it dies, and the ring of used objects is linked through the objects. So a ghost
@@ -14,6 +15,7 @@
 #include <Python.h>
 #include <structmember.h>
 #include <stdint.h>
+#include "_btree.h"
 
 enum { GHOST = -1, SAVED = 0, UNSAVED = 1 };
 
@@ -1790,6 +1792,7 @@ PyInit__speedups(void)
         || import_name("durus.error", "ForeignObjectError", &ForeignObjectError) < 0
         || import_name("pickle", "UnpicklingError", &UnpicklingError) < 0
         || add_types(module) < 0
+        || add_btree(module) < 0
         || PyModule_AddIntConstant(module, "GHOST", GHOST) < 0
         || PyModule_AddIntConstant(module, "SAVED", SAVED) < 0
         || PyModule_AddIntConstant(module, "UNSAVED", UNSAVED) < 0) {

@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast, overload
 
 from durus import _btree_nodes
 from durus._btree_census import Census, note_direct_change
-from durus._btree_nodes import (
-    Item,
+from durus._btree_nodes import put
+from durus._btree_search import Item
+from durus._containers import ListlikeItems, ListlikeKeys, ListlikeValues
+from durus.persistent import (
+    PersistentObject,
     find_holder,
     find_item,
+    keys_of,
     position_of,
-    put,
     runs_backward,
     runs_forward,
+    set_state,
+    values_of,
 )
-from durus._containers import ListlikeItems, ListlikeKeys, ListlikeValues
-from durus.persistent import PersistentObject, set_state
 
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
@@ -94,7 +97,7 @@ class BNode(PersistentObject):
 
     def iter_backward_from(self, key: Any) -> Iterator[Item]:
         """Iterate in descending order over the items with lesser keys than `key`."""
-        return _descending(runs_backward(self, key, closed=False))
+        return _descending(runs_backward(self, key, False))
 
     def search(self, key: Any) -> Item | None:
         """Give the item with `key`, or None."""
@@ -346,7 +349,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     # -- walking in order -------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[K]:
-        return map(_key_of, self.iteritems())
+        return keys_of(runs_forward(self.root))
 
     def __reversed__(self) -> Iterator[K]:
         return map(_key_of, self.items_backward())
@@ -366,7 +369,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     def itervalues(self) -> Iterator[V]:
         """Iterate over the values: Durus 4.3's name for `iter(tree.values())`."""
-        return map(_value_of, self.iteritems())
+        return values_of(runs_forward(self.root))
 
     def iteritems(self) -> Iterator[tuple[K, V]]:
         """Iterate over the items: Durus 4.3's name for `iter(tree.items())`."""
