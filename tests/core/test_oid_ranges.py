@@ -9,7 +9,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durus._oid_ranges import OidRanges
+from durus.sessions._oid_ranges import OidRanges
 from durus.utils import int8_to_str
 
 numbers = st.sets(st.integers(0, 30), max_size=8)

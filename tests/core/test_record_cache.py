@@ -10,7 +10,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durus._record_cache import RecordCache
+from durus.sessions._record_cache import RecordCache
 
 MOST_BYTES = 40
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from durus._oid_ranges import OidRanges
 from durus.error import DurusKeyError, StorageError
 from durus.serialize import ROOT_OID
+from durus.sessions._oid_ranges import OidRanges
 from durus.storage import Storage
 from durus.utils import int8_to_str, str_to_int8
 
