@@ -31,6 +31,7 @@ __all__ = [
     "UNSAVED",
     "Cache",
     "ConnectionBase",
+    "DictBase",
     "PersistentBase",
     "RecordFile",
     "ReferenceReader",
@@ -161,6 +162,49 @@ def _leave_cache(obj: PersistentBase, oid: object) -> None:
     connection = _get(obj, "_p_connection")
     if old not in (None, oid) and connection is not None and connection.cache.get(old) is obj:
         del connection.cache[old]
+
+
+class DictBase(PersistentBase):
+    """The operators of a PersistentDict, on the dict in its attribute `data`.
+
+    Each loads, then does what can fail, then notes the change (which the Connection may refuse),
+    and only then changes `data`.
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        data: dict[Any, Any]
+
+    def __getitem__(self, key: Any) -> Any:
+        data = self.data
+        try:
+            return data[key]
+        except KeyError:
+            missing = getattr(type(self), "__missing__", None)
+            # The second look raises again if the error came from comparing keys.
+            if missing is None or key in data:
+                raise
+        return missing(self, key)
+
+    def __setitem__(self, key: Any, item: Any) -> None:
+        data = self.data
+        if _get(self, "_p_status") != UNSAVED:
+            hash(key)
+            self._p_note_change()
+        data[key] = item
+
+    def __delitem__(self, key: Any) -> None:
+        data = self.data
+        data[key]
+        self._p_note_change()
+        del data[key]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.data
 
 
 class ConnectionBase:

@@ -1,6 +1,7 @@
 /* The hot parts in C: the twin of _pure.py, with the same names and behaviour.
 
    PersistentBase   attribute access that loads ghosts and notes uses and changes
+   DictBase         the operators of a PersistentDict
    ConnectionBase   what the first access of an object in a transaction goes through
    Cache            oid to object, and the order of the last use
    ReferenceWriter, ReferenceReader, RecordFile   what a pickler and an unpickler call
@@ -58,7 +59,7 @@ static PyTypeObject PersistentType, CacheType, ConnectionType;
 /* Looked up once, when the module is made. */
 static PyObject *own_setattr, *own_delattr, *own_note_change;
 static PyObject *str_setattr, *str_delattr, *str_note_change, *str_load_state, *str_set_ghost;
-static PyObject *str_refuse, *empty_tuple, *slow_types;
+static PyObject *str_data, *str_missing, *str_refuse, *empty_tuple, *slow_types;
 static PyObject *InvalidOidError, *ForeignObjectError, *UnpicklingError;
 
 /* What CPython gives a class whose __setattr__ is not a C slot; known after the first class. */
@@ -849,6 +850,119 @@ static PyTypeObject PersistentType = {
     .tp_weaklistoffset = offsetof(Persistent, weakrefs),
     .tp_methods = Persistent_methods,
     .tp_getset = Persistent_getset,
+};
+
+/* -- DictBase -------------------------------------------------------------------------------------- */
+
+/* What PersistentDict inherits: the operators, on the dict in its attribute `data`. Each loads, then does
+   what can fail, then notes the change (which the Connection may refuse), and only then changes. */
+
+static int
+Dict_note_change(PyObject *self)
+{
+    if (((Persistent *)self)->status == UNSAVED) {
+        return 0;
+    }
+    PyObject *result = PyObject_CallMethodNoArgs(self, str_note_change);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* Give what __missing__ of the class has for a key that was not found; the KeyError is set. */
+static PyObject *
+Dict_missing(PyObject *self, PyObject *data, PyObject *key)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    /* The second look raises again if the error came from comparing keys. */
+    int has_none = _PyType_Lookup(Py_TYPE(self), str_missing) == NULL;
+    int is_there = has_none ? 1 : PySequence_Contains(data, key);
+    if (is_there > 0) {
+        PyErr_Restore(type, value, traceback);
+        return NULL;
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+    return is_there < 0 ? NULL : PyObject_CallMethodOneArg(self, str_missing, key);
+}
+
+static PyObject *
+Dict_subscript(PyObject *self, PyObject *key)
+{
+    PyObject *data = PyObject_GetAttr(self, str_data);
+    if (data == NULL) {
+        return NULL;
+    }
+    PyObject *value = PyObject_GetItem(data, key);
+    if (value == NULL && PyErr_ExceptionMatches(PyExc_KeyError)) {
+        value = Dict_missing(self, data, key);
+    }
+    Py_DECREF(data);
+    return value;
+}
+
+static int
+Dict_ass_subscript(PyObject *self, PyObject *key, PyObject *value)
+{
+    PyObject *data = PyObject_GetAttr(self, str_data);
+    if (data == NULL) {
+        return -1;
+    }
+    int result = 0;
+    if (value == NULL) {
+        PyObject *found = PyObject_GetItem(data, key);
+        result = found == NULL ? -1 : 0;
+        Py_XDECREF(found);
+    }
+    else if (((Persistent *)self)->status != UNSAVED) {
+        result = PyObject_Hash(key) == -1 ? -1 : 0;
+    }
+    if (result == 0) {
+        result = Dict_note_change(self);
+    }
+    if (result == 0) {
+        result = value == NULL ? PyObject_DelItem(data, key) : PyObject_SetItem(data, key, value);
+    }
+    Py_DECREF(data);
+    return result;
+}
+
+static Py_ssize_t
+Dict_length(PyObject *self)
+{
+    PyObject *data = PyObject_GetAttr(self, str_data);
+    Py_ssize_t length = data == NULL ? -1 : PyObject_Size(data);
+    Py_XDECREF(data);
+    return length;
+}
+
+static int
+Dict_contains(PyObject *self, PyObject *key)
+{
+    PyObject *data = PyObject_GetAttr(self, str_data);
+    int is_there = data == NULL ? -1 : PySequence_Contains(data, key);
+    Py_XDECREF(data);
+    return is_there;
+}
+
+static PyMappingMethods Dict_mapping = {
+    .mp_length = Dict_length,
+    .mp_subscript = Dict_subscript,
+    .mp_ass_subscript = Dict_ass_subscript,
+};
+
+static PySequenceMethods Dict_sequence = {.sq_contains = Dict_contains};
+
+static PyTypeObject DictBaseType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "durus._speedups.DictBase",
+    .tp_doc = "The operators of a PersistentDict, on the dict in its attribute `data`.",
+    .tp_basicsize = sizeof(Persistent),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .tp_base = &PersistentType,
+    .tp_as_mapping = &Dict_mapping,
+    .tp_as_sequence = &Dict_sequence,
 };
 
 /* -- Cache: the type ------------------------------------------------------------------------------- */
@@ -1741,6 +1855,7 @@ add_types(PyObject *module)
 {
     struct { const char *name; PyTypeObject *type; } types[] = {
         {"PersistentBase", &PersistentType},
+        {"DictBase", &DictBaseType},
         {"ConnectionBase", &ConnectionType},
         {"Cache", &CacheType},
         {"ReferenceWriter", &ReferenceWriterType},
@@ -1775,6 +1890,8 @@ make_constants(void)
     str_note_change = PyUnicode_InternFromString("_p_note_change");
     str_load_state = PyUnicode_InternFromString("_p_load_state");
     str_set_ghost = PyUnicode_InternFromString("_p_set_status_ghost");
+    str_data = PyUnicode_InternFromString("data");
+    str_missing = PyUnicode_InternFromString("__missing__");
     str_refuse = PyUnicode_InternFromString("refuse");
     make_crc_table();
     return PyErr_Occurred() ? -1 : 0;

@@ -53,6 +53,7 @@ SAVED = _hot.SAVED
 UNSAVED = _hot.UNSAVED
 Cache = _hot.Cache
 ConnectionBase = _hot.ConnectionBase
+DictBase = _hot.DictBase
 PersistentBase = _hot.PersistentBase
 RecordFile = _hot.RecordFile
 ReferenceReader = _hot.ReferenceReader

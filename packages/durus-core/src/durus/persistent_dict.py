@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, MutableMappi
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, overload
 
 from durus._containers import ListlikeItems, ListlikeKeys, ListlikeValues, copy_with, show
-from durus.persistent import UNSAVED, PersistentObject
+from durus.persistent import DictBase, PersistentObject
 
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
@@ -20,7 +20,7 @@ T = TypeVar("T")
 _MISSING: Any = object()
 
 
-class PersistentDict(PersistentObject, MutableMapping[K, V]):
+class PersistentDict(DictBase, PersistentObject, MutableMapping[K, V]):
     """A persistent mapping that takes and gives what a dict does, in the same order.
 
     It is one object of the database, stored and loaded as a whole, and two transactions that change
@@ -70,16 +70,11 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def __getitem__(self, key: K) -> V:
-        try:
-            return self.data[key]
-        except KeyError:
-            missing = getattr(type(self), "__missing__", None)
-            # The second look raises again if the error came from loading or from comparing keys.
-            if missing is None or key in self.data:
-                raise
-        value: V = missing(self, key)
-        return value
+    if TYPE_CHECKING:
+
+        def __getitem__(self, key: K) -> V: ...
+        def __setitem__(self, key: K, item: V) -> None: ...
+        def __delitem__(self, key: K) -> None: ...
 
     @overload
     def get(self, key: K) -> V | None: ...
@@ -90,15 +85,9 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
     def get(self, key: K, failobj: Any = None) -> Any:
         return self.data.get(key, failobj)
 
-    def __contains__(self, key: object) -> bool:
-        return key in self.data
-
     def has_key(self, key: object) -> bool:
         """Tell whether `key` is there: Durus 4.3's name for `in`."""
         return key in self.data
-
-    def __len__(self) -> int:
-        return len(self.data)
 
     def __iter__(self) -> Iterator[K]:
         return iter(self.data)
@@ -168,19 +157,6 @@ class PersistentDict(PersistentObject, MutableMapping[K, V]):
     # -- changing ---------------------------------------------------------------------------------
     # Each method loads, then does what can fail, then notes the change (which the Connection may
     # refuse), and only then changes `data`.
-
-    def __setitem__(self, key: K, item: V) -> None:
-        data = self.data
-        if self._p_status != UNSAVED:
-            hash(key)
-            self._p_note_change()
-        data[key] = item
-
-    def __delitem__(self, key: K) -> None:
-        data = self.data
-        data[key]
-        self._p_note_change()
-        del data[key]
 
     def clear(self) -> None:
         data = self.data
