@@ -49,7 +49,10 @@ class SpeedupsBuildHook(BuildHookInterface[BuilderConfig]):
             )
             return
         if version == "editable":
-            shutil.copy2(built, Path(self.root, FOLDER, built.name))
+            target = Path(self.root, FOLDER, built.name)
+            # Not over the old one: programs that run have it in memory, as it is in the file.
+            target.unlink(missing_ok=True)
+            shutil.copy2(built, target)
             return
         build_data["force_include"][str(built)] = f"durus/{built.name}"
         build_data["pure_python"] = False
