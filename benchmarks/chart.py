@@ -8,23 +8,13 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-from benchmarks.summary import Results, Verdict
+from benchmarks.summary import Results
 from benchmarks.workloads import FIGURES
 
 __all__ = ["draw"]
 
 ROW_INCHES = 0.28
 REACHED, MISSED = "#3b7d4f", "#b5533c"
-
-
-def _advantage(verdict: Verdict) -> tuple[float, float] | None:
-    """Give how many times better it is, and should be: of times and sizes, the inverse."""
-    if verdict.ratio is None or not verdict.versus_value:
-        return None
-    limit = verdict.limit / verdict.versus_value if verdict.absolute else verdict.limit
-    if FIGURES[verdict.figure].more_is_better:
-        return verdict.ratio, limit
-    return 1 / verdict.ratio, 1 / limit
 
 
 def draw(stored: dict[str, Any], path: Path) -> None:
@@ -36,7 +26,7 @@ def draw(stored: dict[str, Any], path: Path) -> None:
         (verdict, *advantage)
         for workload in stored["workloads"]
         for verdict in results.verdicts(workload)
-        if (advantage := _advantage(verdict)) is not None
+        if (advantage := verdict.advantage) is not None
     ]
     rows.reverse()  # the first on top
     figure, axes = plt.subplots(figsize=(9, 1.2 + ROW_INCHES * max(len(rows), 1)))
