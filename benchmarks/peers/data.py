@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from benchmarks.peers.adapter import Peer
 from benchmarks.peers.settings import Settings
@@ -31,14 +32,18 @@ WORDS = [
 ]
 
 
-def make_directory(peer: Peer, settings: Settings) -> list[object]:
+def make_directory(peer: Peer, settings: Settings) -> list[Any]:
     """Make Groups of Items that no database knows yet."""
-    items = [peer.item(n) for n in range(settings.items)]
+    return [_make_group(peer, settings, number) for number in range(settings.groups)]
+
+
+def _make_group(peer: Peer, settings: Settings, number: int) -> Any:
+    start = number * settings.members
+    items = [peer.item(n) for n in range(start, start + settings.members)]
     if settings.text_bytes:
-        for number, item in enumerate(items):
-            item.text = _text(number, settings.text_bytes)
-    members = settings.members
-    return [peer.group(items[start : start + members]) for start in range(0, len(items), members)]
+        for item in items:
+            item.text = _text(item.n, settings.text_bytes)
+    return peer.group(items)
 
 
 def _text(number: int, length_bytes: int) -> str:
@@ -66,16 +71,17 @@ def directory(peer: Peer, settings: Settings) -> None:
     client.root()["directory"] = peer.group(groups)
     client.commit()
     with open(f"{settings.folder}/oids", "wb") as file:
-        file.writelines(item._p_oid for group in groups for item in group.members)  # type: ignore[attr-defined]
+        file.writelines(item._p_oid for group in groups for item in group.members)
     client.close()
 
 
 def history(peer: Peer, settings: Settings) -> None:
     """A directory as above, each Group in a commit of its own, never packed."""
-    client = peer.open(settings.folder, synced=False)
+    # A small cache: some go through all of it at each commit, and there are many objects.
+    client = peer.open(settings.folder, synced=False, cache_size=10 * settings.members)
     client.root()["directory"] = top = peer.group([])
-    for group in make_directory(peer, settings):
-        top.members = [*top.members, group]
+    for number in range(settings.groups):
+        top.members = [*top.members, _make_group(peer, settings, number)]
         client.commit()
     client.close()
 

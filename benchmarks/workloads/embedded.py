@@ -14,7 +14,7 @@ ROWS = ("plain", "file", "sqlite3", "lmdb")
 ITEMS_100K = {"groups": 1000, "members": 100}
 ITEMS_200K = {"groups": 2000, "members": 100}
 ITEMS_10K = {"groups": 100, "members": 100}
-ITEMS_1M = {"groups": 1000, "members": 1000}
+ITEMS_300K = {"groups": 1000, "members": 300}
 FEW = {"groups": 20, "members": 20}
 KEYS_100K = {"keys": 100_000}
 
@@ -176,14 +176,14 @@ EMBEDDED = [
     *(
         Workload(
             name=f"open-{data}",
-            title=f"open 1,000,000 objects, {how}",
+            title=f"open 300,000 objects, {how}",
             task="opening",
             peers=FILES,
             targets=(
                 at_most(20, "open_ms", absolute=True),
                 at_most(10, "peak_mb", absolute=True),
             ),
-            full=ITEMS_1M,
+            full=ITEMS_300K,
             quick=FEW,
             figures=("open_ms", "peak_mb"),
             data=data,

@@ -59,7 +59,7 @@ class RowPeer(Peer):
         }
 
     def _states(self, settings: Settings) -> list[dict[str, Any]]:
-        groups: list[Any] = make_directory(self, settings)
+        groups = make_directory(self, settings)
         return [vars(item) for group in groups for item in group.members]
 
     def _commits(self, _: Peer, settings: Settings) -> Callable[[], Outcome]:
