@@ -98,7 +98,7 @@ def _sync(path: Path) -> None:
 
 
 def _lengths_of(folder: Path) -> dict[str, int]:
-    # Not the times: to cut a file to the length that it has, as some do on opening, changes nothing.
+    # Not the times: some cut a file on opening to the length that it has, which changes nothing.
     return {str(path): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
