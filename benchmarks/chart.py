@@ -29,11 +29,12 @@ def draw(stored: dict[str, Any], path: Path) -> None:
         if (advantage := verdict.advantage) is not None
     ]
     rows.reverse()  # the first on top
-    figure, axes = plt.subplots(figsize=(9, 1.2 + ROW_INCHES * max(len(rows), 1)))
+    figure, axes = plt.subplots(figsize=(9, 0.8 + ROW_INCHES * max(len(rows), 1)))
     places = range(len(rows))
     axes.barh(
         places,
-        [ratio for _, ratio, _ in rows],
+        [ratio - 1 for _, ratio, _ in rows],
+        left=1,
         color=[REACHED if verdict.reached else MISSED for verdict, _, _ in rows],
         height=0.7,
     )
@@ -45,9 +46,10 @@ def draw(stored: dict[str, Any], path: Path) -> None:
         for verdict, _, _ in rows
     ]
     axes.set_yticks(places, labels, fontsize=7)
+    axes.set_ylim(-0.8, len(rows) - 0.2)
     axes.set_xscale("log")
     axes.axvline(1, color="grey", linewidth=0.8)
-    axes.set_xlabel("times as good as the one compared with; the black line is the target")
+    axes.set_xlabel("times as good as the one compared with; the black line is wanted")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)

@@ -73,12 +73,11 @@ class Verdict:
     @property
     def advantage(self) -> tuple[float, float] | None:
         """How many times better than the other it is and should be: of times, the inverse."""
-        if not self.ratio or not self.versus_value:
+        if self.absolute or not self.ratio:
             return None
-        limit = self.limit / self.versus_value if self.absolute else self.limit
         if FIGURES[self.figure].more_is_better:
-            return self.ratio, limit
-        return 1 / self.ratio, 1 / limit
+            return self.ratio, self.limit
+        return 1 / self.ratio, 1 / self.limit
 
 
 @dataclass(frozen=True)
