@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environments import ROOT, provide
+from benchmarks.environments import ROOT, peer_info, provide
 
 __all__ = ["ServerProcess", "WorkerError", "run_clients", "run_worker"]
 
@@ -27,6 +27,7 @@ class WorkerError(RuntimeError):
 
 
 def _start(order: dict[str, Any], log: Path, **options: Any) -> subprocess.Popen[str]:
+    order = {**order, "adapter": peer_info(order["peer"]).adapter}
     command = [provide(order["peer"]), "-m", "benchmarks.peers.worker", json.dumps(order)]
     with log.open("a", encoding="utf-8") as errors:
         return subprocess.Popen(

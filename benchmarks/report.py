@@ -1,6 +1,6 @@
-"""From measurements to a table: medians, spread, and ratios to the others.
+"""Results as a table, as Markdown, as JSON and as a chart.
 
-python -m benchmarks.report benchmarks/results/FILE.json [--markdown]
+python -m benchmarks.report benchmarks/results/FILE.json [--markdown] [--chart FILE.svg]
 """
 
 from __future__ import annotations
@@ -9,26 +9,15 @@ import argparse
 import json
 import os
 import platform
-import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environments import PEERS
+from benchmarks.summary import Results, Spread, Verdict, percentile
+from benchmarks.workloads import FIGURES
 
-__all__ = ["machine", "markdown", "percentile", "show", "store", "summarize"]
-
-HEADER = [
-    "", "per second", "spread", "of best peer", "CPU us client + server",
-    "syncs/op", "p50 ms", "p99 ms",
-]  # fmt: skip
-
-
-def percentile(ordered: Sequence[float], percent: float) -> float:
-    """Give the value that so many percent of the ordered values do not exceed (nearest rank)."""
-    rank = -(-len(ordered) * percent // 100)
-    return ordered[max(int(rank), 1) - 1]
+__all__ = ["machine", "markdown", "show", "store"]
 
 
 def machine() -> dict[str, Any]:
@@ -50,189 +39,178 @@ def machine() -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One peer in one workload: medians over the rounds.
-
-    Attributes:
-        rate: operations a second.
-        low: the slowest round's rate.
-        high: the fastest round's.
-        ratio: the rate by that of the best of the peers that are not ours, or None without any.
-        verdict: for ours, the target and whether it is reached.
-    """
+class Table:
+    """Rows of cells under headers; the first `left` columns are words, the others numbers."""
 
     title: str
-    rate: float
-    low: float
-    high: float
-    ratio: float | None
-    client_cpu_us: float
-    server_cpu_us: float | None
-    syncs: float | None
-    p50_ms: float | None
-    p99_ms: float | None
-    verdict: str
+    headers: list[str]
+    rows: list[list[str]]
+    left: int = 1
 
 
-def _median(measurements: list[dict[str, Any]], name: str) -> float | None:
-    values = [m[name] for m in measurements if m[name] is not None]
-    return statistics.median(values) if values else None
+def _value(figure: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if FIGURES[figure].more_is_better and value >= 1e6:
+        return f"{value / 1e6:.2f} M"
+    return format(value, FIGURES[figure].form)
 
 
-def summarize(results: dict[str, Any]) -> dict[str, list[Row]]:
-    """Give the rows of each workload, the order of the peers being that of `PEERS`."""
-    return {
-        name: _rows(workload, [m for m in results["measurements"] if m["workload"] == name])
-        for name, workload in results["workloads"].items()
-    }
-
-
-def _rows(workload: dict[str, Any], measurements: list[dict[str, Any]]) -> list[Row]:
-    by_peer = {
-        peer: [m for m in measurements if m["peer"] == peer]
-        for peer in PEERS
-        if any(m["peer"] == peer for m in measurements)
-    }
-    medians = {
-        peer: {
-            name: _median(found, name)
-            for name in ("rate", "client_cpu_us", "server_cpu_us", "p50_ms", "p99_ms")
-        }
-        for peer, found in by_peer.items()
-    }
-    others = [peer for peer in by_peer if not PEERS[peer].is_ours]
-    best = max((medians[other]["rate"] or 0.0 for other in others), default=0.0)
-    rows = []
-    for peer, found in by_peer.items():
-        values = medians[peer]
-        rates = [m["rate"] for m in found]
-        syncs = [m["syncs"] / m["operations"] for m in found if m["syncs"] is not None]
-        rate = statistics.median(rates)
-        rows.append(
-            Row(
-                title=PEERS[peer].title_in(serves=workload["serves"]),
-                rate=rate,
-                low=min(rates),
-                high=max(rates),
-                ratio=rate / best if best else None,
-                client_cpu_us=values["client_cpu_us"] or 0.0,
-                server_cpu_us=values["server_cpu_us"],
-                syncs=statistics.median(syncs) if syncs else None,
-                p50_ms=values["p50_ms"],
-                p99_ms=values["p99_ms"],
-                verdict=_verdict(workload, medians, others, peer),
-            )
-        )
-    return rows
-
-
-def _verdict(
-    workload: dict[str, Any],
-    medians: dict[str, dict[str, float | None]],
-    others: list[str],
-    peer: str,
-) -> str:
-    """Say how ours stands against its target, or nothing of the others."""
-    target = workload["target"]
-    named = target["versus"]
-    if not PEERS[peer].is_ours or not others or (named and named not in medians):
-        return ""
-    against = named or max(others, key=lambda other: medians[other]["rate"] or 0.0)
-    ratio = (medians[peer]["rate"] or 0.0) / (medians[against]["rate"] or 1.0)
-    parts = [_part(ratio, target["ratio"], ratio >= target["ratio"], "at least")]
-    if target["p99_ratio"] is not None:
-        p99_ratio = (medians[peer]["p99_ms"] or 0.0) / (medians[against]["p99_ms"] or 1.0)
-        limit = target["p99_ratio"]
-        parts.append("p99 " + _part(p99_ratio, limit, p99_ratio <= limit, "at most"))
-    return f"{'; '.join(parts)} of {PEERS[against].title_in(serves=workload['serves'])}"
-
-
-def _part(ratio: float, limit: float, reached: bool, bound: str) -> str:
-    return f"{ratio:.2f}x ({bound} {limit:g}: {'reached' if reached else 'MISSED'})"
-
-
-def _number(value: float | None, form: str = ",.0f") -> str:
+def _number(value: float | None, form: str = ".2f") -> str:
     return "-" if value is None else format(value, form)
 
 
-def _cells(row: Row) -> list[str]:
-    server = "" if row.server_cpu_us is None else f" + {row.server_cpu_us:,.1f}"
-    return [
-        row.title,
-        _number(row.rate),
-        f"{_number(row.low)} - {_number(row.high)}",
-        _number(row.ratio, ".2f"),
-        f"{row.client_cpu_us:,.1f}{server}",
-        _number(row.syncs, ".2f"),
-        _number(row.p50_ms, ".2f"),
-        _number(row.p99_ms, ".2f"),
+def _spread(figure: str, spread: Spread) -> str:
+    return f"{_value(figure, spread.low)} - {_value(figure, spread.high)}"
+
+
+def _named(results: Results, workload: str, figure: str, peer: str | None) -> str:
+    if peer is None:
+        return "-"
+    return (
+        f"{results.title(workload, peer)} {_value(figure, results.median(workload, peer, figure))}"
+    )
+
+
+def _wanted(verdict: Verdict) -> str:
+    if verdict.absolute:
+        return f"{verdict.bound} {verdict.limit:g} itself"
+    return f"{verdict.bound} {verdict.limit:g}"
+
+
+def _targets(results: Results) -> Table:
+    rows = [
+        [
+            each.workload,
+            FIGURES[each.figure].title,
+            _named(results, each.workload, each.figure, each.peer),
+            _named(results, each.workload, each.figure, each.versus),
+            _number(each.ratio),
+            _wanted(each),
+            "reached" if each.reached else "MISSED",
+            _named(results, each.workload, each.figure, each.yardstick),
+        ]
+        for workload in results.stored["workloads"]
+        for each in results.verdicts(workload)
+        if each.reached is not None  # a run of ours alone has little to compare with
     ]
+    headers = ["work", "figure", "ours", "beside", "ratio", "wanted", "", "best yardstick"]
+    return Table("Targets", headers, rows, left=4)
 
 
-def store(results: dict[str, Any], path: Path) -> None:
+def _comparisons(results: Results) -> Table:
+    rows = [
+        [
+            each.workload,
+            FIGURES[each.figure].title,
+            results.title(each.workload, each.peer),
+            _value(each.figure, each.now),
+            _value(each.figure, each.then),
+            _number(each.ratio.median),
+            f"{each.ratio.low:.2f} - {each.ratio.high:.2f}",
+            "more" if FIGURES[each.figure].more_is_better else "less",
+        ]
+        for workload in results.stored["workloads"]
+        for each in results.comparisons(workload)
+    ]
+    headers = ["work", "figure", "", "now", "then", "ratio", "of each round", "better is"]
+    return Table(f"Beside {results.stored['against']}", headers, rows, left=3)
+
+
+def _details(results: Results, workload: str) -> Table:
+    described = results.stored["workloads"][workload]
+    rows = []
+    for figure in described["figures"]:
+        best = results.best(workload, figure)
+        for peer in results.peers(workload):
+            spread = results.spread(workload, peer, figure)
+            if spread is None:
+                continue
+            ratios = results.ratios(workload, figure, peer, best) if best else None
+            rows.append(
+                [
+                    FIGURES[figure].title,
+                    results.title(workload, peer),
+                    _value(figure, spread.median),
+                    _spread(figure, spread),
+                    _number(ratios.median if ratios else None),
+                    *_costs(results, workload, peer, figure),
+                ]
+            )
+    headers = [
+        "figure", "", "median", "spread", "of best peer", "CPU us client + server", "syncs/op"
+    ]  # fmt: skip
+    return Table(f"{described['title']} ({workload})", headers, rows, left=2)
+
+
+def _costs(results: Results, workload: str, peer: str, figure: str) -> list[str]:
+    if figure != "rate":
+        return ["", ""]  # they are for an operation, which other figures do not count
+    server = results.median(workload, peer, "server_cpu_us")
+    client = _number(results.median(workload, peer, "client_cpu_us"), ",.1f")
+    both = client if server is None else f"{client} + {server:,.1f}"
+    return [both, _number(results.syncs(workload, peer))]
+
+
+def _tables(results: Results) -> Iterator[Table]:
+    tables = [_targets(results), _comparisons(results)]
+    tables += [_details(results, workload) for workload in results.stored["workloads"]]
+    return (table for table in tables if table.rows)
+
+
+def store(stored: dict[str, Any], path: Path) -> None:
     """Write the results, one measurement a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    measurements = ",\n".join(f"  {json.dumps(each)}" for each in results["measurements"])
-    rest = json.dumps({**results, "measurements": []}, indent=1)
+    measurements = ",\n".join(f"  {json.dumps(each)}" for each in stored["measurements"])
+    rest = json.dumps({**stored, "measurements": []}, indent=1)
     path.write_text(
         rest.replace('"measurements": []', f'"measurements": [\n{measurements}\n ]') + "\n"
     )
 
 
-def _titles(results: dict[str, Any]) -> dict[str, str]:
-    return {name: workload["title"] for name, workload in results["workloads"].items()}
-
-
-def _about(results: dict[str, Any]) -> list[str]:
-    where = results["machine"]
-    raw = sorted(results["raw_syncs_per_s"])
-    versions = ", ".join(
-        f"{name} {number}"
-        for found in results["versions"].values()
-        for name, number in found.items()
-    )
+def _about(stored: dict[str, Any]) -> list[str]:
+    where = stored["machine"]
+    raw = sorted(stored["raw_syncs_per_s"])
+    versions = {
+        name: number for found in stored["versions"].values() for name, number in found.items()
+    }
     return [
-        f"{results['when']}, {results['rounds']} rounds in {results['took_s']} s"
-        + (", a quick run: sizes too small to mean anything" if results["quick"] else ""),
+        f"{stored['when']}, {stored['rounds']} rounds in {stored['took_s']} s"
+        + (", a quick run: sizes too small to mean anything" if stored["quick"] else ""),
         (
             f"{where['processor']}, {where['cores']} cores, {where['system']},"
             f" Python {where['python']}, load {where['load_average']:.1f} at the end"
         ),
         f"raw fdatasync: {percentile(raw, 50):,.0f} per second ({raw[0]:,.0f} - {raw[-1]:,.0f})",
-        versions,
+        ", ".join(f"{name} {number}" for name, number in sorted(versions.items())),
     ]
 
 
-def show(results: dict[str, Any]) -> None:
-    """Print the table."""
+def show(stored: dict[str, Any]) -> None:
+    """Print the tables."""
     from rich.console import Console  # noqa: PLC0415 - the rest works without
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table as RichTable  # noqa: PLC0415
 
-    console = Console(width=None if os.isatty(1) else 150)
-    for line in _about(results):
+    console = Console(width=None if os.isatty(1) else 170)
+    for line in _about(stored):
         console.print(line, highlight=False)
-    titles = _titles(results)
-    for name, rows in summarize(results).items():
-        table = Table(title=f"{name}: {titles[name]}", title_justify="left")
-        for index, header in enumerate(HEADER):
-            table.add_column(header, justify="left" if index == 0 else "right", no_wrap=True)
-        for row in rows:
-            table.add_row(*_cells(row))
+    for each in _tables(Results(stored)):
+        table = RichTable(title=each.title, title_justify="left")
+        for index, header in enumerate(each.headers):
+            is_left = index < each.left
+            table.add_column(header, justify="left" if is_left else "right", no_wrap=True)
+        for row in each.rows:
+            table.add_row(*row)
         console.print(table)
-        for row in rows:
-            if row.verdict:
-                console.print(f"  {row.title}: {row.verdict}", highlight=False)
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """Give the table as a page of the documents has it."""
-    lines = [f"- {line}" for line in _about(results)]
-    titles = _titles(results)
-    for name, rows in summarize(results).items():
-        lines += ["", f"**{titles[name]}** (`{name}`)", ""]
-        lines += ["| " + " | ".join(HEADER) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
-        lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
-        lines += ["", *(f"{row.title}: {row.verdict}." for row in rows if row.verdict)]
+def markdown(stored: dict[str, Any]) -> str:
+    """Give the tables as a page of the documents has them."""
+    lines = [f"- {line}" for line in _about(stored)]
+    for table in _tables(Results(stored)):
+        lines += ["", f"**{table.title}**", "", f"| {' | '.join(table.headers)} |"]
+        lines += ["|" + "---|" * table.left + "---:|" * (len(table.headers) - table.left)]
+        lines += [f"| {' | '.join(row)} |" for row in table.rows]
     return "\n".join(lines)
 
 
@@ -241,12 +219,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.report", description=main.__doc__)
     parser.add_argument("results", type=Path)
     parser.add_argument("--markdown", action="store_true", help="as the documents have it")
+    parser.add_argument("--chart", type=Path, help="draw the ratios there; needs matplotlib")
     given = parser.parse_args()
-    results = json.loads(given.results.read_text(encoding="utf-8"))
-    if given.markdown:
-        print(markdown(results))
+    stored = json.loads(given.results.read_text(encoding="utf-8"))
+    if given.chart:
+        from benchmarks.chart import draw  # noqa: PLC0415 - matplotlib is there for this alone
+
+        draw(stored, given.chart)
+    elif given.markdown:
+        print(markdown(stored))
     else:
-        show(results)
+        show(stored)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Runs the workloads for all peers, interleaved in rounds: `tox -e bench`.
 
-    python -m benchmarks.run [--quick] [--workloads a,b] [--peers a,b] [--rounds N] [--json FILE]
+    python -m benchmarks.run [--quick] [--workloads a,b] [--peers a,b] [--rounds N] [--against REV]
 
 See README.md in this folder for what the numbers mean.
 """
@@ -8,26 +8,32 @@ See README.md in this folder for what the numbers mean.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
-import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.environments import PEERS, ROOT, provide
-from benchmarks.peers.tasks import Settings, expected
+from benchmarks.databases import Databases
+from benchmarks.environments import PEERS, ROOT, peer_info, provide
+from benchmarks.peers.settings import Found, Settings
+from benchmarks.peers.tasks import TASKS
 from benchmarks.processes import ServerProcess, WorkerError, run_clients, run_worker
+from benchmarks.summary import percentile
 from benchmarks.workloads import WORKLOADS, Workload
 
 __all__ = ["main"]
 
 RESULTS = ROOT / "benchmarks" / "results"
+ROUNDS = 3
 RAW_SYNCS = 100
 
 
@@ -40,121 +46,85 @@ class Options:
     rounds: int
     quick: bool
     profile: Path | None
+    against: str
 
 
-class Data:
-    """The databases to begin with, built once for each peer and size, and a copy for each run."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._runs = 0
-
-    def copy(self, peer: str, settings: dict[str, Any]) -> Path:
-        """Give a folder with a fresh copy of the peer's data."""
-        self._runs += 1
-        target = self._folder / f"run-{self._runs}"
-        shutil.copytree(self._built(peer, settings), target)
-        for path in target.rglob("*"):
-            _sync(path)  # or the first commit would wait for all of it
-        return target
-
-    def _built(self, peer: str, settings: dict[str, Any]) -> Path:
-        sizes = {name: settings[name] for name in ("groups", "members")}
-        built = self._folder / f"{peer}-{sizes['groups']}-{sizes['members']}"
-        if not built.exists():
-            built.mkdir()
-            order = {"role": "build", "peer": peer, "settings": {"folder": str(built), **sizes}}
-            run_worker(order, built)
-        return built
-
-
-def _sync(path: Path) -> None:
-    if path.is_file():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def _measure(workload: Workload, peer: str, data: Data, options: Options) -> dict[str, Any]:
-    """Run one workload on one peer once, and check what it did."""
-    settings = workload.settings(quick=options.quick)
-    folder = data.copy(peer, settings)
-    # A Unix socket's path is short: the folder may be deep.
-    with tempfile.TemporaryDirectory(prefix="bench") as socket_folder:
-        settings = {**settings, "folder": str(folder), "address": f"{socket_folder}/s"}
-        try:
-            measured = (_measure_server if workload.serves else _measure_threads)(
-                workload, peer, settings, folder, options
-            )
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+def _measure(
+    workload: Workload, peer: str, databases: Databases, options: Options, *, counts: bool
+) -> dict[str, Any]:
+    """Run one workload on one peer once, and check what it did; count what it left if asked to."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(databases.for_run(workload, peer))
+        # A Unix socket's path is short: the folder may be deep.
+        sockets = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench"))
+        settings = {
+            **workload.settings(quick=options.quick),
+            "folder": str(folder / "data"),
+            "address": f"{sockets}/s" if workload.serves else "",
+            "clients": workload.clients,
+        }
+        base: dict[str, Any] = {"peer": peer, "cpus": _cpus(workload)}
+        orders = [
+            {
+                **base,
+                "task": workload.task,
+                "settings": {**settings, "index": index},
+                "profile": _profile_path(options, workload, peer) if index == 0 else None,
+            }
+            for index in range(workload.clients)
+        ]
+        server = None
+        if workload.serves:
+            server = stack.enter_context(ServerProcess({**base, "settings": settings}, folder))
+        results, server_cpu_s, server_syncs = run_clients(orders, folder, server)
+        expected = TASKS[workload.task].expected
+        for order, result in zip(orders, results, strict=True):
+            _check(workload, peer, result, expected(Settings(**order["settings"])), "did")
+        if counts:
+            _check_left(workload, base, settings, folder, server)
+    syncs = server_syncs if server else _all_syncs(results)
+    measured = _summed(results, server_cpu_s if server else None, syncs)
     return {"workload": workload.name, "peer": peer, **measured}
 
 
-def _measure_server(
-    workload: Workload, peer: str, settings: dict[str, Any], folder: Path, options: Options
-) -> dict[str, Any]:
+def _cpus(workload: Workload) -> list[int] | None:
     # One client and its server take turns. On two cores the time to wake the other one is most of
     # what would be measured, and it comes in two sizes; so both have one core.
-    cpus = [max(os.sched_getaffinity(0))] if workload.clients == 1 else None
-    base = {"peer": peer, "cpus": cpus}
-    orders = [
-        {
-            **base,
-            "task": workload.task,
-            "settings": {**settings, "index": index},
-            "profile": _profile_path(options, workload, peer) if index == 0 else None,
-        }
-        for index in range(workload.clients)
-    ]
-    with ServerProcess({**base, "settings": settings}, folder) as server:
-        results, server_cpu_s, syncs = run_clients(orders, folder, server)
-        if workload.writes:
-            _check_writes(workload, "count_through_server", base, settings, folder, server)
-    _check(workload, peer, orders, results)
-    return _summed(results, server_cpu_s, syncs)
-
-
-def _measure_threads(
-    workload: Workload, peer: str, settings: dict[str, Any], folder: Path, options: Options
-) -> dict[str, Any]:
-    base = {"peer": peer, "cpus": None}
-    profile = _profile_path(options, workload, peer)
-    orders = [{**base, "task": workload.task, "settings": settings, "profile": profile}]
-    results, _, _ = run_clients(orders, folder, None)
-    _check(workload, peer, orders, results)
-    _check_writes(workload, "count_in_process", base, settings, folder, None)
-    return _summed(results, None, results[0]["syncs"])
+    one_by_one = workload.serves and workload.clients == 1
+    return [max(os.sched_getaffinity(0))] if one_by_one else None
 
 
 def _profile_path(options: Options, workload: Workload, peer: str) -> str | None:
     return str(options.profile / f"{workload.name}-{peer}.pstats") if options.profile else None
 
 
-def _check(
-    workload: Workload, peer: str, orders: list[dict[str, Any]], results: list[dict[str, Any]]
-) -> None:
-    for order, result in zip(orders, results, strict=True):
-        wanted = expected(workload.task, Settings(**order["settings"]))
-        found = result["operations"], result["checksum"]
-        if found != wanted:
-            raise WorkerError(f"{workload.name} of {peer} did {found}, which should be {wanted}")
+def _check(workload: Workload, peer: str, result: dict[str, Any], wanted: Found, what: str) -> None:
+    found = result["operations"], result["checksum"]
+    if found != wanted:
+        raise WorkerError(f"{workload.name} of {peer} {what} {found}, which should be {wanted}")
 
 
-def _check_writes(
+def _check_left(
     workload: Workload,
-    task: str,
     base: dict[str, Any],
     settings: dict[str, Any],
     folder: Path,
     server: ServerProcess | None,
 ) -> None:
-    results, _, _ = run_clients([{**base, "task": task, "settings": settings}], folder, server)
-    wanted = workload.expected_writes(settings)
-    if results[0]["checksum"] != wanted:
-        raise WorkerError(
-            f"{workload.name} of {base['peer']} acknowledged {wanted} changes,"
-            f" and {results[0]['checksum']} are there"
-        )
+    """Count what is there now, by a client that knows nothing yet."""
+    task = TASKS[workload.task]
+    if task.left is None or peer_info(base["peer"]).kind == "yardstick":
+        return
+    results, _, _ = run_clients(
+        [{**base, "task": task.count, "settings": settings}], folder, server
+    )
+    wanted = task.left(Settings(**settings))
+    _check(workload, base["peer"], results[0], wanted, "left")
+
+
+def _all_syncs(results: list[dict[str, Any]]) -> int | None:
+    counts = [result["syncs"] for result in results]
+    return None if None in counts else sum(counts)
 
 
 def _summed(
@@ -172,8 +142,9 @@ def _summed(
         "client_cpu_us": sum(result["cpu_s"] for result in results) / operations * 1e6,
         "server_cpu_us": None if server_cpu_s is None else server_cpu_s / operations * 1e6,
         "syncs": syncs,
-        "p50_ms": report.percentile(latencies_s, 50) * 1e3 if latencies_s else None,
-        "p99_ms": report.percentile(latencies_s, 99) * 1e3 if latencies_s else None,
+        "p50_ms": percentile(latencies_s, 50) * 1e3 if latencies_s else None,
+        "p99_ms": percentile(latencies_s, 99) * 1e3 if latencies_s else None,
+        **results[0]["figures"],  # what several clients do has none of its own
     }
 
 
@@ -187,12 +158,14 @@ def _raw_syncs_per_s(folder: Path) -> float:
         return RAW_SYNCS / (time.perf_counter() - began)
 
 
+def _peers_of(workload: Workload, options: Options) -> list[str]:
+    return [peer for peer in options.peers if peer.partition("@")[0] in workload.peers]
+
+
 def _interleaved(options: Options) -> Iterator[tuple[int, Workload, list[str]]]:
     for number in range(options.rounds):
         for workload in options.workloads:
-            if workload.max_rounds is not None and number >= workload.max_rounds:
-                continue
-            peers = [peer for peer in options.peers if peer in workload.peers]
+            peers = _peers_of(workload, options)
             # Each round begins with another, so that none always follows the same neighbour.
             turn = number % len(peers) if peers else 0
             yield number, workload, peers[turn:] + peers[:turn]
@@ -200,7 +173,7 @@ def _interleaved(options: Options) -> Iterator[tuple[int, Workload, list[str]]]:
 
 def run(options: Options, folder: Path) -> dict[str, Any]:
     """Run it all, and give it in the form that is stored."""
-    data = Data(folder)
+    databases = Databases(folder, quick=options.quick)
     began = time.monotonic()
     versions = {
         peer: run_worker({"role": "versions", "peer": peer}, folder) for peer in options.peers
@@ -210,27 +183,35 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
     for number, workload, peers in _interleaved(options):
         raw_syncs_per_s.append(_raw_syncs_per_s(folder))
         for peer in peers:
-            measured = _measure(workload, peer, data, options)
+            # What is left is the same in each round, and to count it may take longer than the rest.
+            measured = _measure(workload, peer, databases, options, counts=number == 0)
             measurements.append({"round": number, **measured})
+            figure = workload.figures[0]
             print(
                 f"[{time.monotonic() - began:4.0f} s] round {number + 1} {workload.name}"
-                f" {peer}: {measured['rate']:,.0f}/s",
+                f" {peer}: {figure} {measured.get(figure, 0):,.1f}",
                 file=sys.stderr,
             )
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": report.machine(),
         "versions": versions,
+        "peers": {peer: asdict(peer_info(peer)) for peer in options.peers},
+        "against": options.against,
         "quick": options.quick,
         "rounds": options.rounds,
         "took_s": round(time.monotonic() - began),
         "raw_syncs_per_s": raw_syncs_per_s,
-        "workloads": {w.name: w.described(quick=options.quick) for w in options.workloads},
+        "workloads": {
+            workload.name: workload.described(quick=options.quick)
+            for workload in options.workloads
+            if _peers_of(workload, options)
+        },
         "measurements": measurements,
     }
 
 
-def _list_of(names: str, known: dict[str, Any], what: str) -> list[str]:
+def _list_of(names: str, known: Mapping[str, Any], what: str) -> list[str]:
     chosen = names.split(",")
     for name in chosen:
         if name not in known:
@@ -238,25 +219,61 @@ def _list_of(names: str, known: dict[str, Any], what: str) -> list[str]:
     return chosen
 
 
+def _resolved(revision: str) -> str:
+    command = ["git", "rev-parse", "--short", "--verify", "--quiet", f"{revision}^{{commit}}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"git knows no revision {revision!r}")
+    return done.stdout.strip()
+
+
+def _peers(names: str | None, against: str) -> list[str]:
+    """Give whom to measure; with another revision, if nobody is named, ours alone."""
+    ours = [peer for peer, info in PEERS.items() if info.kind == "ours"]
+    default = [peer for peer in ours if PEERS[peer].environment == "ours"] if against else [*PEERS]
+    chosen = _list_of(names, PEERS, "peer") if names else default
+    if not against:
+        return chosen
+    then = [
+        f"{peer}@{against}"
+        for peer in chosen
+        if PEERS[peer].kind == "ours" and PEERS[peer].environment == "ours"
+    ]
+    return [*chosen, *then]
+
+
+def _store(results: dict[str, Any], given: Path | None) -> Path:
+    target = given or RESULTS / f"{results['when'].replace(':', '')[:15]}.json"
+    report.store(results, target)
+    if importlib.util.find_spec("matplotlib"):
+        from benchmarks.chart import draw  # noqa: PLC0415 - as just asked
+
+        draw(results, target.with_suffix(".svg"))
+    return target
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run what the command line asks for, print the table and store the results."""
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="names, with commas")
-    parser.add_argument("--peers", default=",".join(PEERS), help="names, with commas")
-    parser.add_argument("--rounds", type=int, help="5, or 1 in a quick run")
+    parser.add_argument("--peers", help=f"names, with commas: {', '.join(PEERS)}")
+    parser.add_argument("--rounds", type=int, help=f"{ROUNDS}, or 1 in a quick run")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all works")
+    parser.add_argument("--against", metavar="REV", help="ours beside ours at that revision")
     parser.add_argument("--json", type=Path, help="where to store the results")
     parser.add_argument("--profile", type=Path, help="a folder for cProfile's view of one client")
     parser.add_argument(
         "--folder", type=Path, help="where the databases are, on the disk to measure"
     )
     given = parser.parse_args(arguments)
+    against = _resolved(given.against) if given.against else ""
     options = Options(
         [WORKLOADS[name] for name in _list_of(given.workloads, WORKLOADS, "workload")],
-        _list_of(given.peers, PEERS, "peer"),
-        given.rounds or (1 if given.quick else 5),
+        _peers(given.peers, against),
+        given.rounds or (1 if given.quick else ROUNDS),
         given.quick,
         given.profile and given.profile.resolve(),
+        against,
     )
     if options.profile:
         options.profile.mkdir(parents=True, exist_ok=True)
@@ -264,8 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
         provide(peer)
     with tempfile.TemporaryDirectory(prefix="durus-bench", dir=given.folder) as folder:
         results = run(options, Path(folder))
-    target = given.json or RESULTS / f"{results['when'].replace(':', '')[:17]}.json"
-    report.store(results, target)
+    target = _store(results, given.json)
     report.show(results)
     print(f"stored in {target}")
 

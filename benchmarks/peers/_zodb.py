@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from typing import Any
 
 import transaction
+from BTrees.OOBTree import OOBTree
 from persistent import Persistent
+from persistent.mapping import PersistentMapping
 from ZODB.DB import DB
 from ZODB.POSException import ConflictError
+from ZODB.serialize import referencesf
 
 from benchmarks.peers.adapter import (
     CACHE_SIZE,
@@ -38,13 +42,15 @@ def versions_of(*distributions: str) -> dict[str, str]:
     return {name: version(name) for name in distributions}
 
 
-def open_database(storage: Any) -> Any:
+def open_database(storage: Any, cache_size: int = CACHE_SIZE) -> Any:
     """Give a DB with the cache that all peers have."""
-    return DB(storage, cache_size=CACHE_SIZE, pool_size=64)
+    return DB(storage, cache_size=cache_size, pool_size=64)
 
 
 class ZodbClient(Client):
     """A connection with a transaction manager of its own."""
+
+    conflict = ConflictError
 
     def __init__(self, database: Any) -> None:
         self._database = database
@@ -52,9 +58,8 @@ class ZodbClient(Client):
         self._manager.begin()
         self._connection = database.open(self._manager)
 
-    def directory(self) -> Group:
-        group: Group = self._connection.root()["directory"]
-        return group
+    def root(self) -> Any:
+        return self._connection.root()
 
     def get(self, oid: bytes) -> Any:
         return self._connection.get(oid)
@@ -66,6 +71,15 @@ class ZodbClient(Client):
     def refresh(self) -> None:
         self._manager.abort()
         self._manager.begin()
+
+    def close(self) -> None:
+        self._manager.abort()
+        self._connection.close()
+        self._database.close()
+
+    def pack_steps(self) -> Iterator[object]:
+        self._database.storage.pack(time.time() + 1, referencesf)
+        yield None
 
 
 class ZodbDatabase(PeerDatabase):
@@ -110,16 +124,19 @@ class ZodbPeer(Peer):
 
     item = ZodbItem
     group = ZodbGroup
+    mapping = PersistentMapping
+    tree = OOBTree
 
-    def open_storage(self, folder: str) -> Any:
+    def open_storage(self, folder: str, *, synced: bool) -> Any:
         """Open the storage in `folder`."""
         raise NotImplementedError
 
-    def create(self, folder: str, directory: Any) -> None:
-        database = open_database(self.open_storage(folder))
-        with database.transaction() as connection:
-            connection.root()["directory"] = directory
-        database.close()
+    def open(self, folder: str, *, synced: bool = True, cache_size: int = CACHE_SIZE) -> Client:
+        return ZodbClient(open_database(self.open_storage(folder, synced=synced), cache_size))
+
+    def tree_range(self, tree: Any, low: int, high: int) -> Iterable[tuple[int, int]]:
+        found: Iterable[tuple[int, int]] = tree.iteritems(low, high, excludemax=True)
+        return found
 
     def database(self, folder: str) -> PeerDatabase:
-        return ZodbDatabase(self.open_storage(folder))
+        return ZodbDatabase(self.open_storage(folder, synced=True))

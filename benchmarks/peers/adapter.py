@@ -7,7 +7,7 @@ everywhere; what differs is how one opens, commits and refreshes, and that is al
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 __all__ = [
@@ -60,11 +60,22 @@ class GroupFields:
 
 
 class Client(ABC):
-    """One connection to the data, used by one thread."""
+    """One connection to the data, used by one thread.
+
+    Attributes:
+        conflict: what `commit` raises when another was first; `refresh`, and it may be tried again.
+    """
+
+    conflict: type[Exception]
 
     @abstractmethod
+    def root(self) -> Any:
+        """Give the root: a mapping of names to objects."""
+
     def directory(self) -> Group:
         """Give the Group of all the Groups, as a ghost where the peer has loaded nothing else."""
+        group: Group = self.root()["directory"]
+        return group
 
     @abstractmethod
     def get(self, oid: bytes) -> Any:
@@ -72,11 +83,19 @@ class Client(ABC):
 
     @abstractmethod
     def commit(self) -> None:
-        """Commit; what is acknowledged has been synced to disk."""
+        """Commit; what is acknowledged has been synced to disk, unless opened otherwise."""
 
     @abstractmethod
     def refresh(self) -> None:
-        """Begin a new transaction that sees what others have committed, asking the server."""
+        """Drop what is not committed, and begin a transaction that sees what others committed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection, and the storage with it."""
+
+    def pack_steps(self) -> Iterator[object]:
+        """Pack the storage, each step at a `next()`; once only, where the peer has no steps."""
+        raise NotImplementedError
 
 
 class PeerDatabase(ABC):
@@ -94,26 +113,42 @@ class PeerDatabase(ABC):
 class Peer(ABC):
     """What is measured. An adapter's module has one, called `PEER`.
 
-    A peer without a server leaves out `serve` and `connect`, one without threads `database`.
+    A peer leaves out what its workloads do not ask for: one without a server `serve` and
+    `connect`, one without threads `database`.
 
     Attributes:
         item: the class of an Item, by the peer's own Persistent.
         group: the class of a Group.
+        mapping: the persistent dictionary.
+        tree: the BTree.
         counts_syncs: whether the peer syncs through `os.fsync` and `os.fdatasync`, which a worker
             counts, rather than in C.
     """
 
     item: Callable[[int], Any]
     group: Callable[[list[Any]], Any]
+    mapping: Callable[[], Any]
+    tree: Callable[[], Any]
     counts_syncs: bool = True
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
         """Give the versions of the distributions that take part, by name."""
 
-    @abstractmethod
-    def create(self, folder: str, directory: Any) -> None:
-        """Commit `directory` and all that it reaches to a new database in `folder`."""
+    def own_tasks(self) -> Mapping[str, Callable[..., Callable[[], Any]]]:
+        """Give loops by the task's name that a yardstick has for itself.
+
+        It stores no objects, so it does in its own way what the others do by the common loop.
+        """
+        return {}
+
+    def open(self, folder: str, *, synced: bool = True, cache_size: int = CACHE_SIZE) -> Client:
+        """Open the database in `folder` in this process, and make it if there is none."""
+        raise NotImplementedError
+
+    def tree_range(self, tree: Any, low: int, high: int) -> Iterable[tuple[int, int]]:
+        """Iterate over the items of a BTree from the key `low` to, but without, `high`."""
+        raise NotImplementedError
 
     def serve(self, folder: str, address: str) -> None:
         """Serve the database in `folder` on a Unix socket, until SIGTERM."""

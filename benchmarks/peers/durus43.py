@@ -1,13 +1,16 @@
-"""Durus 4.3, whose server is given the sync at each commit that it lacks."""
+"""Durus 4.3 on its FileStorage, which is given the sync at each commit that it lacks."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from benchmarks.peers._durus import DurusPeer, file_of, versions_of
 from durus.file_storage import FileStorage
-from durus.storage_server import StorageServer
+
+if TYPE_CHECKING:
+    from durus.storage import Storage
 
 __all__ = ["PEER"]
 
@@ -32,7 +35,12 @@ class _Durus43(DurusPeer):
     def versions(self) -> dict[str, str]:
         return versions_of("Durus")
 
+    def open_storage(self, folder: str, *, synced: bool) -> Storage:
+        return (_SyncedFileStorage if synced else FileStorage)(file_of(folder))
+
     def serve(self, folder: str, address: str) -> None:
+        from durus.storage_server import StorageServer  # noqa: PLC0415 - only the server needs it
+
         StorageServer(_SyncedFileStorage(file_of(folder)), address=address).serve()
 
 

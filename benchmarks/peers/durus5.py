@@ -1,13 +1,16 @@
-"""Durus 5: this checkout."""
+"""Durus 5, this checkout or another revision of it, on its FileStorage."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.peers._durus import DurusPeer, file_of, versions_of
 from benchmarks.peers.adapter import CACHE_SIZE, Group, PeerDatabase
 from durus.file_storage import FileStorage
+
+if TYPE_CHECKING:
+    from durus.storage import Storage
 
 __all__ = ["PEER"]
 
@@ -19,7 +22,7 @@ def _directory(root: Any) -> Group:
 
 class _Database(PeerDatabase):
     def __init__(self, path: str) -> None:
-        from durus.database import Database  # noqa: PLC0415 - the server's workloads do without
+        from durus.database import Database  # noqa: PLC0415 - the other workloads do without
 
         self._database = Database(path, cache_size=CACHE_SIZE)
 
@@ -34,6 +37,9 @@ class _Database(PeerDatabase):
 class _Durus5(DurusPeer):
     def versions(self) -> dict[str, str]:
         return versions_of("durus-core", "durus-filestorage", "durus-server", "uvloop")
+
+    def open_storage(self, folder: str, *, synced: bool) -> Storage:
+        return FileStorage(file_of(folder), durable=synced)
 
     def serve(self, folder: str, address: str) -> None:
         from durus.storage_server import StorageServer  # noqa: PLC0415 - only the server needs it

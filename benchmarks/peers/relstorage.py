@@ -1,4 +1,4 @@
-"""RelStorage on SQLite: for threads of one process."""
+"""RelStorage on SQLite."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class _RelStorage(ZodbPeer):
     def versions(self) -> dict[str, str]:
         return versions_of("RelStorage", "ZODB", "persistent")
 
-    def open_storage(self, folder: str) -> Any:
+    def open_storage(self, folder: str, *, synced: bool) -> Any:
         options = Options(keep_history=False)
         # Its default is NORMAL, which syncs no commit.
-        adapter = Sqlite3Adapter(f"{folder}/data", pragmas={"synchronous": "FULL"}, options=options)
+        pragmas = {"synchronous": "FULL" if synced else "OFF"}
+        adapter = Sqlite3Adapter(f"{folder}/data", pragmas=pragmas, options=options)
         return RelStorage(adapter, options=options)
 
 

@@ -1,6 +1,6 @@
 """A process of a peer: builds its data, serves, or runs a task when it is told to go.
 
-    python -m benchmarks.peers.worker '{"role": "client", "peer": "durus43", ...}'
+    python -m benchmarks.peers.worker '{"role": "client", "adapter": "durus43", ...}'
 
 It runs in the peer's virtual environment, with the root of the repository as its working folder.
 A client says `{"ready": true}` on its standard output, waits for a line on its standard input, runs
@@ -22,7 +22,9 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.peers.adapter import Peer
-from benchmarks.peers.tasks import TASKS, Settings, build
+from benchmarks.peers.data import BUILDERS
+from benchmarks.peers.settings import Settings
+from benchmarks.peers.tasks import TASKS
 
 __all__ = ["SYNC_COUNTER_BYTES"]
 
@@ -56,9 +58,8 @@ def _count_syncs(path: str) -> Callable[[], int]:
     return read
 
 
-def _peer(name: str) -> Peer:
-    adapter = name.partition("-")[0]  # the rest is a variant of its environment
-    peer: Peer = importlib.import_module(f"benchmarks.peers.{adapter}").PEER
+def _peer(order: dict[str, Any]) -> Peer:
+    peer: Peer = importlib.import_module(f"benchmarks.peers.{order['adapter']}").PEER
     return peer
 
 
@@ -67,8 +68,9 @@ def _say(message: dict[str, Any]) -> None:
 
 
 def _run_client(order: dict[str, Any], syncs: Callable[[], int]) -> None:
-    peer = _peer(order["peer"])
-    run = TASKS[order["task"]](peer, Settings(**order["settings"]))
+    peer, task = _peer(order), order["task"]
+    prepare = peer.own_tasks().get(task) or TASKS[task].prepare
+    run = prepare(peer, Settings(**order["settings"]))
     _say({"ready": True})
     if not sys.stdin.readline():
         return  # the driver has given up
@@ -87,6 +89,7 @@ def _run_client(order: dict[str, Any], syncs: Callable[[], int]) -> None:
             "operations": outcome.operations,
             "checksum": outcome.checksum,
             "latencies_s": outcome.latencies_s,
+            "figures": outcome.figures,
         }
     )
     # Not the way out through finalisers: threads of a peer's client may wait there, and every run
@@ -109,14 +112,14 @@ def _main() -> None:
     syncs = _count_syncs(order["syncs"])
     match order["role"]:
         case "versions":
-            _say(_peer(order["peer"]).versions())
+            _say(_peer(order).versions())
         case "build":
-            build(_peer(order["peer"]), Settings(**order["settings"]))
+            BUILDERS[order["data"]](_peer(order), Settings(**order["settings"]))
         case "serve":
             # A peer that has its own way to end on SIGTERM sets it; the others just end.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             settings = Settings(**order["settings"])
-            _peer(order["peer"]).serve(settings.folder, settings.address)
+            _peer(order).serve(settings.folder, settings.address)
         case "client":
             _run_client(order, syncs)
 
