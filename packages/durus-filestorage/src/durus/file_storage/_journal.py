@@ -41,7 +41,7 @@ NEW_SUFFIX = ".new"
 _OID = Struct(">Q")
 
 # What one load reads: most records are shorter, and after a longer one it is more for a while. A
-# walk through neighbouring entries reads ahead.
+# walk through neighbouring entries, forward or backward, reads ahead.
 _READ_BYTES = 512
 _LONGEST_GUESS_BYTES = 8192
 _READ_AHEAD_BYTES = 65536
@@ -131,7 +131,7 @@ class Journal:
         buffer = self._buffer
         if start < 0 or start + self._header_bytes > len(buffer):
             buffer = self._fill(offset, oid_int)
-            start = 0
+            start = offset - self._buffer_offset
         header = self._unpack_header(buffer, start)
         length = header[0]
         spare = length - header[-1] - self._bare_bytes
@@ -186,17 +186,22 @@ class Journal:
 
     def _fill(self, offset: int, oid_int: int) -> bytes:
         """Read what is at `offset`, and more if it lies beside what was read before."""
-        is_walk = 0 < offset - self._buffer_offset <= len(self._buffer) + _READ_BYTES
+        step = offset - self._buffer_offset
         guess = self._guess
         # A guess that was too long once costs every later load: let it shrink.
         self._guess = guess - (guess - _READ_BYTES >> 6)
-        wanted = _READ_AHEAD_BYTES if is_walk else guess
+        start, stop = offset, offset + guess
+        if 0 < step <= len(self._buffer) + _READ_BYTES:
+            stop = offset + _READ_AHEAD_BYTES
+        elif 0 < -step <= guess:
+            # Durus 4.3 writes the objects of one commit in the reverse order of their oids.
+            start = max(0, stop - _READ_AHEAD_BYTES)
         self._buffer = b""
-        buffer = self._read(offset, min(wanted, self.tip.end - offset), oid_int)
-        if len(buffer) < self._header_bytes:
+        buffer = self._read(start, min(stop, self.tip.end) - start, oid_int)
+        if len(buffer) < offset - start + self._header_bytes:
             raise self.corruption(DamageError(offset, "the end of the file", oid_int))
         self._buffer = buffer
-        self._buffer_offset = offset
+        self._buffer_offset = start
         return buffer
 
     def _read_long(self, offset: int, length: int, oid_int: int) -> bytes:
