@@ -9,7 +9,7 @@ import pytest
 
 from durus.error import CorruptionError, DurusKeyError
 from durus.file_storage import FileStorage
-from durus.file_storage._journal import Journal
+from durus.file_storage._file import File
 from durus.testing import make_record
 from durus.utils import int8_to_str
 
@@ -173,13 +173,29 @@ def test_walk_goes_on_through_commits_and_packs(
         assert seen == expected
 
 
-def test_load_reads_ahead_no_further_than_what_is_committed(
-    path: Path, put: Put, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_load_reads_ahead_no_further_than_what_is_committed(path: Path, put: Put) -> None:
     """What was read ahead of a commit is not taken for what the commit wrote."""
     with FileStorage(path) as storage:
         first = put(storage, range(3))
         assert [storage.load(r[:8]) for r in first] == first
         second = put(storage, range(3, 6))
         assert [storage.load(r[:8]) for r in first + second] == first + second
-    assert Journal.load.__doc__
+
+
+@pytest.mark.parametrize("step", [1, -1], ids=["forward", "backward"])
+def test_neighbours_are_read_together(
+    path: Path, put: Put, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Whoever loads one entry after the other, in either direction, reads the file in pieces."""
+    with FileStorage(path) as storage:
+        records = put(storage, range(1000))[::step]
+        reads = []
+        read = File.read
+
+        def count(self: File, offset: int, length: int) -> bytes:
+            reads.append(length)
+            return read(self, offset, length)
+
+        monkeypatch.setattr(File, "read", count)
+        assert [storage.load(r[:8]) for r in records] == records
+        assert len(reads) < 20
