@@ -25,6 +25,7 @@ def test_known_oids_are_a_set(steps: list[tuple[bool, bytes]]) -> None:
             known.discard([oid])
             model.discard(oid)
     assert all((oid in known) == (oid in model) for _, oid in steps)
+    assert known.among(oid for _, oid in steps) == [oid for _, oid in steps if oid in model]
     assert int8_to_str(12345678901) not in known or int8_to_str(12345678901) in model
 
 
@@ -34,6 +35,7 @@ def test_known_oids_take_bounded_memory() -> None:
     for number in range(2000):
         known.add(int8_to_str(number << 20))
     assert int8_to_str(5) in known
+    assert known.among([int8_to_str(5)]) == [int8_to_str(5)]
     known.clear()
     assert int8_to_str(5) not in known
 

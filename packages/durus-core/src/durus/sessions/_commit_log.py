@@ -65,6 +65,7 @@ class CommitLog:
         # What changed an oid: one commit, or several in their order.
         self._by_oid: dict[bytes, LoggedCommit | deque[LoggedCommit]] = {}
         self._oid_count = 0
+        self._pack_count = 0
         # Those whose overwritten records are here.
         self._with_records: deque[LoggedCommit] = deque()
         self._byte_count = 0
@@ -72,6 +73,7 @@ class CommitLog:
     def add(self, commit: LoggedCommit) -> None:
         """Add the newest commit, and forget what goes beyond the limits."""
         self._commits.append(commit)
+        self._pack_count += commit.is_pack
         by_oid = self._by_oid
         again = by_oid.keys() & commit.oids
         for oid in again:
@@ -111,7 +113,7 @@ class CommitLog:
 
     def removed_since(self, serial: int) -> set[bytes]:
         """Give the oids that packs removed after a snapshot, as far as that is known."""
-        return self._oids_since(serial, (True,))
+        return self._oids_since(serial, (True,)) if self._pack_count else set()
 
     def _oids_since(self, serial: int, is_pack: Collection[bool]) -> set[bytes]:
         oids: set[bytes] = set()
@@ -147,6 +149,7 @@ class CommitLog:
         commit = self._commits.popleft()
         self.start = commit.serial
         self._oid_count -= len(commit.oids)
+        self._pack_count -= commit.is_pack
         for oid in commit.oids:
             commits = self._by_oid[oid]
             if not isinstance(commits, LoggedCommit):

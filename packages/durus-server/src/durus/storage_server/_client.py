@@ -250,9 +250,9 @@ class Client:
         records = session.open_oids()
 
         def handle_invalidations(stale: list[bytes]) -> None:
-            news = [oid for oid in stale if oid not in told]
+            news = [oid for oid in stale if oid not in told] if told else stale
             self.untold.update(news)
-            concerned = [oid for oid in news if oid in known]
+            concerned = known.among(news)
             if concerned:
                 raise StaleError(concerned)
 

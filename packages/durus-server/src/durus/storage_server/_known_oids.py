@@ -58,6 +58,19 @@ class KnownOids:
         page = self._pages.get(oid_int >> _PAGE_SHIFT)
         return page is not None and bool(page[(oid_int >> 3) & 4095] >> (oid_int & 7) & 1)
 
+    def among(self, oids: Iterable[bytes]) -> list[bytes]:
+        """Give those of `oids` that the client knows."""
+        if self.knows_all:
+            return list(oids)
+        pages, unpack = self._pages, _OID.unpack
+        found = []
+        for oid in oids:
+            (oid_int,) = unpack(oid)
+            page = pages.get(oid_int >> _PAGE_SHIFT)
+            if page is not None and page[(oid_int >> 3) & 4095] >> (oid_int & 7) & 1:
+                found.append(oid)
+        return found
+
     def _add_page(self, number: int) -> bytearray:
         page = bytearray(_PAGE_BYTES)
         if len(self._pages) >= _MOST_PAGES:
