@@ -1,4 +1,4 @@
-"""Searching and changing the nodes of a B-tree.
+"""Changing the nodes of a B-tree, and what is in them.
 
 A node has `items`, a list of (key, value) sorted by key, and `nodes`: None in a leaf, and otherwise
 a list of children, one more than items; what is in `nodes[i]` comes before `items[i]`, what is in
@@ -19,80 +19,47 @@ What every function here keeps to:
 
 Trees of degree 2 that Durus 4.3 has deleted from may have leaves of unequal depth or nodes that are
 too full. Reading and adding does not mind; a deletion that meets such a place builds the tree anew.
+
+Searches and walks are hot: they are compiled, or in Python as `_btree_pure` has them.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterator
-from typing import Any, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from durus._btree_pure import Item, Node
+from durus.persistent import PersistentBase
+
+if TYPE_CHECKING or PersistentBase.__module__ == "durus._pure":
+    from durus import _btree_pure as _hot
+else:
+    from durus import _speedups as _hot
 
 __all__ = [
     "Item",
     "Node",
+    "ascending",
     "build",
+    "descending",
     "find_holder",
     "find_item",
     "position_of",
     "put",
+    "put_and_split",
+    "put_if_room",
     "remove",
-    "runs_backward",
-    "runs_forward",
     "split_child",
     "walk",
 ]
 
-Item: TypeAlias = tuple[Any, Any]
-
-
-class Node(Protocol):
-    """What is used of a BNode."""
-
-    minimum_degree: int
-    items: list[Item]
-    nodes: list[Self] | None
-
-    def _p_note_change(self) -> None: ...
-
-
-def position_of(items: list[Item], key: Any) -> int:
-    """Give the position of the first item whose key is not less than `key`.
-
-    `(key,)` comes right before every `(key, value)`, so no value is ever looked at.
-    """
-    return bisect_left(items, (key,))
-
-
-def find_holder(root: Node, key: Any) -> tuple[Node, int] | None:
-    """Give the node that holds `key`, and where in its items; None if there is none."""
-    node = root
-    probe = (key,)
-    while True:
-        items = node.items
-        position = bisect_left(items, probe)
-        if position < len(items) and items[position][0] == key:
-            return node, position
-        nodes = node.nodes
-        if not nodes:
-            return None
-        node = nodes[position]
-
-
-def find_item(root: Node, key: Any) -> Item | None:
-    """Give the item with `key`, or None."""
-    node = root
-    probe = (key,)
-    while True:
-        items = node.items
-        position = bisect_left(items, probe)
-        if position < len(items):
-            item = items[position]
-            if item[0] == key:
-                return item
-        nodes = node.nodes
-        if not nodes:
-            return None
-        node = nodes[position]
+ascending = _hot.ascending
+descending = _hot.descending
+find_holder = _hot.find_holder
+find_item = _hot.find_item
+position_of = _hot.position_of
+put_if_room = _hot.put_if_room
 
 
 def walk(root: Node) -> Iterator[Node]:
@@ -107,35 +74,18 @@ def walk(root: Node) -> Iterator[Node]:
 # -- adding ----------------------------------------------------------------------------------------
 
 
-def put(root: Node, item: Item) -> list[Node] | tuple[()] | None:
-    """Add an item, or replace the one with the same key.
+def put(root: Node, item: Item) -> None:
+    """Add an item, or replace the one with the same key."""
+    if put_if_room(root, item) is None:
+        put_and_split(root, item)
+
+
+def put_and_split(root: Node, item: Item) -> list[Node]:
+    """Add an item whose leaf is full: split it, and every full node that the split reaches.
 
     Returns:
-        None if there was such an item, otherwise the nodes that were made, usually none.
+        The nodes that were made.
     """
-    key = item[0]
-    probe = (key,)
-    node = root
-    while True:
-        items = node.items
-        position = bisect_left(items, probe)
-        if position < len(items) and items[position][0] == key:
-            node._p_note_change()
-            items[position] = item
-            return None
-        nodes = node.nodes
-        if not nodes:
-            break
-        node = nodes[position]
-    if len(items) >= 2 * node.minimum_degree - 1:
-        return _put_and_split(root, item)
-    node._p_note_change()
-    items.insert(position, item)
-    return ()
-
-
-def _put_and_split(root: Node, item: Item) -> list[Node]:
-    """Add an item whose leaf is full: split it, and every full node that the split reaches."""
     path = _path_to(root, item[0])
     for node, _ in reversed(path):
         node._p_note_change()
@@ -214,7 +164,7 @@ def _remove_and_join(root: Node, key: Any) -> Collection[Node] | None:
     try:
         changes, gone = _changes_for_removal(path)
     except _MalformedTreeError:
-        changes = [(root, *_build_lists(root, [it for it in _all_items(root) if it is not item]))]
+        changes = [(root, *_build_lists(root, [it for it in ascending(root) if it is not item]))]
         gone = None
     for node, _, _ in changes:
         node._p_note_change()
@@ -306,131 +256,6 @@ def _pair_up(parent: Node, position: int) -> tuple[Node, Node]:
 
 def _can_lend(node: Node) -> bool:
     return len(node.items) >= node.minimum_degree
-
-
-def _all_items(root: Node) -> Iterator[Item]:
-    for run in runs_forward(root):
-        yield from run
-
-
-# -- walking in order ------------------------------------------------------------------------------
-# A walk yields runs: lists of items in ascending order, one for each leaf together with the item of
-# an inner node that stands on the way to it. Between two runs anything may happen to the tree. Then
-# the walk finds that its way is no longer there and goes on from the key that it gave last.
-
-_START: Any = object()
-
-
-def runs_forward(root: Node, key: Any = _START, closed: bool = True) -> Iterator[list[Item]]:
-    """Yield the items from `key` on, or all: runs in ascending order.
-
-    Args:
-        root: the root of the tree.
-        key: where to start; without one at the first item.
-        closed: the item with this key is the first, if there is one.
-    """
-    path: list[_Step] = []
-    run = _go_down_forward(root, key, closed, path)
-    while True:
-        if run:
-            yield run
-            key, closed = run[-1][0], False
-            if not _is_still_there(path):
-                run = _go_down_forward(root, key, closed, path)
-                continue
-        while path and path[-1].position >= len(path[-1].node.items):
-            path.pop()
-        if not path:
-            return
-        step = path[-1]
-        run = [step.node.items[step.position]]
-        step.position += 1
-        run += _go_down_forward(step.nodes[step.position], _START, closed, path, len(path))
-
-
-def runs_backward(root: Node, key: Any = _START, closed: bool = True) -> Iterator[list[Item]]:
-    """Yield the items up to `key`, or all: runs in descending order, each ascending in itself.
-
-    Args:
-        root: the root of the tree.
-        key: where to start; without one at the last item.
-        closed: the item with this key is included, if there is one.
-    """
-    path: list[_Step] = []
-    run = _go_down_backward(root, key, closed, path)
-    while True:
-        if run:
-            yield run
-            key, closed = run[0][0], False
-            if not _is_still_there(path):
-                run = _go_down_backward(root, key, closed, path)
-                continue
-        while path and path[-1].position == 0:
-            path.pop()
-        if not path:
-            return
-        step = path[-1]
-        step.position -= 1
-        item = step.node.items[step.position]
-        run = _go_down_backward(step.nodes[step.position], _START, closed, path, len(path))
-        run.append(item)
-
-
-class _Step:
-    """A node on the way of a walk, and which of its children the way goes through."""
-
-    __slots__ = ("node", "nodes", "position")
-
-    def __init__(self, node: Node, nodes: list[Node], position: int) -> None:
-        self.node = node
-        self.nodes = nodes
-        self.position = position
-
-
-def _is_still_there(path: list[_Step]) -> bool:
-    return all(step.node.nodes is step.nodes for step in path)
-
-
-def _go_down_forward(
-    node: Node, key: Any, closed: bool, path: list[_Step], keep: int = 0
-) -> list[Item]:
-    """Extend the first `keep` steps of `path` to a leaf; give its items from `key` on."""
-    del path[keep:]
-    position = 0
-    while True:
-        items, nodes = node.items, node.nodes
-        if key is not _START:
-            position = position_of(items, key)
-            if position < len(items) and items[position][0] == key:
-                if closed and nodes:
-                    path.append(_Step(node, nodes, position))
-                    return []
-                position += not closed
-        if not nodes:
-            return items[position:]
-        path.append(_Step(node, nodes, position))
-        node = nodes[position]
-
-
-def _go_down_backward(
-    node: Node, key: Any, closed: bool, path: list[_Step], keep: int = 0
-) -> list[Item]:
-    """Extend the first `keep` steps of `path` to a leaf; give its items up to `key`."""
-    del path[keep:]
-    while True:
-        items, nodes = node.items, node.nodes
-        position = len(items)
-        if key is not _START:
-            position = position_of(items, key)
-            if closed and position < len(items) and items[position][0] == key:
-                position += 1
-                if nodes:
-                    path.append(_Step(node, nodes, position))
-                    return []
-        if not nodes:
-            return items[:position]
-        path.append(_Step(node, nodes, position))
-        node = nodes[position]
 
 
 # -- building --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
    Cache            oid to object, and the order of the last use
    ReferenceWriter, ReferenceReader, RecordFile   what a pickler and an unpickler call
    set_state, clear_state, proof_of, split_proven
+   and what _btree_speedups.c has, the twin of _btree_pure.py
 
    An object's place in the Cache is in the object itself: the table holds a borrowed pointer that the
    object removes when it dies, and the ring of used objects is linked through the objects. So a ghost
@@ -1697,6 +1698,8 @@ split_proven(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return Py_BuildValue("(y#y#)", data, (Py_ssize_t)data_length, refs, refs_length);
 }
 
+#include "_btree_speedups.c" /* it calls much of the above: one unit, which exports nothing */
+
 /* -- the module ------------------------------------------------------------------------------------ */
 
 static PyMethodDef module_functions[] = {
@@ -1790,6 +1793,7 @@ PyInit__speedups(void)
         || import_name("durus.error", "ForeignObjectError", &ForeignObjectError) < 0
         || import_name("pickle", "UnpicklingError", &UnpicklingError) < 0
         || add_types(module) < 0
+        || add_btree(module) < 0
         || PyModule_AddIntConstant(module, "GHOST", GHOST) < 0
         || PyModule_AddIntConstant(module, "SAVED", SAVED) < 0
         || PyModule_AddIntConstant(module, "UNSAVED", UNSAVED) < 0) {
