@@ -20,8 +20,8 @@ from setuptools.errors import BaseError, CCompilerError
 
 MODULE = "durus._speedups"
 FOLDER = Path("src", "durus")
-SOURCES = ("_speedups.c", "_btree.c")
-HEADERS = ("_btree.h",)
+SOURCES = ("_speedups.c",)
+INCLUDED = ("_btree_speedups.c",)
 
 
 class SpeedupsBuildHook(BuildHookInterface[BuilderConfig]):
@@ -66,7 +66,7 @@ class SpeedupsBuildHook(BuildHookInterface[BuilderConfig]):
 
 def _compile(folder: Path, work_dir: Path) -> Path:
     """Give the compiled module, made in `work_dir`; setuptools knows this system's compiler."""
-    for name in (*SOURCES, *HEADERS):
+    for name in (*SOURCES, *INCLUDED):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing")
     extension = Extension(MODULE, [str(folder / name) for name in SOURCES])

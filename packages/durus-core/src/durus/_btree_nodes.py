@@ -1,4 +1,4 @@
-"""Searching and changing the nodes of a B-tree.
+"""Changing the nodes of a B-tree, and what is in them.
 
 A node has `items`, a list of (key, value) sorted by key, and `nodes`: None in a leaf, and otherwise
 a list of children, one more than items; what is in `nodes[i]` comes before `items[i]`, what is in
@@ -19,17 +19,47 @@ What every function here keeps to:
 
 Trees of degree 2 that Durus 4.3 has deleted from may have leaves of unequal depth or nodes that are
 too full. Reading and adding does not mind; a deletion that meets such a place builds the tree anew.
+
+Searches and walks are hot: they are compiled, or in Python as `_btree_pure` has them.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterator
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from durus._btree_search import Item, Node
-from durus.persistent import find_holder, position_of, put_where_room, runs_forward
+from durus._btree_pure import Item, Node
+from durus.persistent import PersistentBase
 
-__all__ = ["build", "put", "remove", "split_child", "walk"]
+if TYPE_CHECKING or PersistentBase.__module__ == "durus._pure":
+    from durus import _btree_pure as _hot
+else:
+    from durus import _speedups as _hot
+
+__all__ = [
+    "Item",
+    "Node",
+    "ascending",
+    "build",
+    "descending",
+    "find_holder",
+    "find_item",
+    "position_of",
+    "put",
+    "put_and_split",
+    "put_if_room",
+    "remove",
+    "split_child",
+    "walk",
+]
+
+ascending = _hot.ascending
+descending = _hot.descending
+find_holder = _hot.find_holder
+find_item = _hot.find_item
+position_of = _hot.position_of
+put_if_room = _hot.put_if_room
 
 
 def walk(root: Node) -> Iterator[Node]:
@@ -44,20 +74,18 @@ def walk(root: Node) -> Iterator[Node]:
 # -- adding ----------------------------------------------------------------------------------------
 
 
-def put(root: Node, item: Item) -> list[Node] | tuple[()] | None:
-    """Add an item, or replace the one with the same key.
+def put(root: Node, item: Item) -> None:
+    """Add an item, or replace the one with the same key."""
+    if put_if_room(root, item) is None:
+        put_and_split(root, item)
+
+
+def put_and_split(root: Node, item: Item) -> list[Node]:
+    """Add an item whose leaf is full: split it, and every full node that the split reaches.
 
     Returns:
-        None if there was such an item, otherwise the nodes that were made, usually none.
+        The nodes that were made.
     """
-    is_added = put_where_room(root, item)
-    if is_added is False:
-        return _put_and_split(root, item)
-    return () if is_added else None
-
-
-def _put_and_split(root: Node, item: Item) -> list[Node]:
-    """Add an item whose leaf is full: split it, and every full node that the split reaches."""
     path = _path_to(root, item[0])
     for node, _ in reversed(path):
         node._p_note_change()
@@ -136,7 +164,7 @@ def _remove_and_join(root: Node, key: Any) -> Collection[Node] | None:
     try:
         changes, gone = _changes_for_removal(path)
     except _MalformedTreeError:
-        changes = [(root, *_build_lists(root, [it for it in _all_items(root) if it is not item]))]
+        changes = [(root, *_build_lists(root, [it for it in ascending(root) if it is not item]))]
         gone = None
     for node, _, _ in changes:
         node._p_note_change()
@@ -230,11 +258,6 @@ def _can_lend(node: Node) -> bool:
     return len(node.items) >= node.minimum_degree
 
 
-def _all_items(root: Node) -> Iterator[Item]:
-    for run in runs_forward(root):
-        yield from run
-
-
 # -- building --------------------------------------------------------------------------------------
 
 
@@ -301,9 +324,10 @@ def _path_to(root: Node, key: Any) -> list[tuple[Node, int]]:
     """Give the nodes from the root to the one where `key` is or belongs, with the positions."""
     path = []
     node = root
+    probe = (key,)
     while True:
         items, nodes = node.items, node.nodes
-        position = position_of(items, key)
+        position = bisect_left(items, probe)
         path.append((node, position))
         if not nodes or (position < len(items) and items[position][0] == key):
             return path

@@ -13,16 +13,6 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 from zlib import crc32
 
-from durus._btree_search import (
-    find_holder,
-    find_item,
-    keys_of,
-    position_of,
-    put_where_room,
-    runs_backward,
-    runs_forward,
-    values_of,
-)
 from durus.error import ForeignObjectError, InvalidOidError
 
 __all__ = [
@@ -37,17 +27,9 @@ __all__ = [
     "ReferenceReader",
     "ReferenceWriter",
     "clear_state",
-    "find_holder",
-    "find_item",
-    "keys_of",
-    "position_of",
     "proof_of",
-    "put_where_room",
-    "runs_backward",
-    "runs_forward",
     "set_state",
     "split_proven",
-    "values_of",
 ]
 
 UNSAVED = 1

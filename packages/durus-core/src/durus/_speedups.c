@@ -6,7 +6,7 @@
    Cache            oid to object, and the order of the last use
    ReferenceWriter, ReferenceReader, RecordFile   what a pickler and an unpickler call
    set_state, clear_state, proof_of, split_proven
-   what searches B-trees is in _btree.c
+   and what _btree_speedups.c has, the twin of _btree_pure.py
 
    An object's place in the Cache is in the object itself: the table holds a borrowed pointer that the
    object removes when it dies, and the ring of used objects is linked through the objects. So a ghost
@@ -16,7 +16,6 @@
 #include <Python.h>
 #include <structmember.h>
 #include <stdint.h>
-#include "_btree.h"
 
 enum { GHOST = -1, SAVED = 0, UNSAVED = 1 };
 
@@ -1812,6 +1811,8 @@ split_proven(PyObject *module, PyObject *const *args, Py_ssize_t count)
     }
     return Py_BuildValue("(y#y#)", data, (Py_ssize_t)data_length, refs, refs_length);
 }
+
+#include "_btree_speedups.c" /* it calls much of the above: one unit, which exports nothing */
 
 /* -- the module ------------------------------------------------------------------------------------ */
 

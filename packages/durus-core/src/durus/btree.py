@@ -8,26 +8,24 @@ BTree has a `root`, a node has `items` and `nodes` (see `durus._btree_nodes`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from itertools import chain, pairwise
+from itertools import pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast, overload
 
 from durus import _btree_nodes
 from durus._btree_census import Census, note_direct_change
-from durus._btree_nodes import put
-from durus._btree_search import Item
-from durus._containers import ListlikeItems, ListlikeKeys, ListlikeValues
-from durus.persistent import (
-    PersistentObject,
+from durus._btree_nodes import (
+    Item,
+    ascending,
+    descending,
     find_holder,
     find_item,
-    keys_of,
     position_of,
-    runs_backward,
-    runs_forward,
-    set_state,
-    values_of,
+    put_and_split,
+    put_if_room,
 )
+from durus._containers import ListlikeItems, ListlikeKeys, ListlikeValues
+from durus.persistent import PersistentObject, set_state
 
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
@@ -50,8 +48,7 @@ V = TypeVar("V")
 T = TypeVar("T")
 
 _MISSING: Any = object()
-_key_of = itemgetter(0)
-_value_of = itemgetter(1)
+_KEY, _VALUE = 0, 1  # the parts of an item
 
 
 class BNode(PersistentObject):
@@ -86,18 +83,18 @@ class BNode(PersistentObject):
         set_state(self, state or {})
 
     def __iter__(self) -> Iterator[Item]:
-        return chain.from_iterable(runs_forward(self))
+        return ascending(self)
 
     def __reversed__(self) -> Iterator[Item]:
-        return _descending(runs_backward(self))
+        return descending(self)
 
     def iter_from(self, key: Any) -> Iterator[Item]:
         """Iterate over the items from `key` on."""
-        return chain.from_iterable(runs_forward(self, key))
+        return ascending(self, None, (key, True))
 
     def iter_backward_from(self, key: Any) -> Iterator[Item]:
         """Iterate in descending order over the items with lesser keys than `key`."""
-        return _descending(runs_backward(self, key, False))
+        return descending(self, None, (key, False))
 
     def search(self, key: Any) -> Item | None:
         """Give the item with `key`, or None."""
@@ -149,7 +146,7 @@ class BNode(PersistentObject):
     def insert_item(self, item: Item) -> None:
         """Add an item to this node or below, or replace the one with the same key."""
         note_direct_change()
-        put(self, item)
+        _btree_nodes.put(self, item)
 
     def delete(self, key: Any) -> None:
         """Remove the item with `key` from this node or below.
@@ -349,10 +346,10 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     # -- walking in order -------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[K]:
-        return keys_of(runs_forward(self.root))
+        return ascending(self.root, _KEY)
 
     def __reversed__(self) -> Iterator[K]:
-        return map(_key_of, self.items_backward())
+        return descending(self.root, _KEY)
 
     def keys(self) -> TreeKeys[K]:
         return TreeKeys(self)
@@ -369,15 +366,15 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     def itervalues(self) -> Iterator[V]:
         """Iterate over the values: Durus 4.3's name for `iter(tree.values())`."""
-        return values_of(runs_forward(self.root))
+        return ascending(self.root, _VALUE)
 
     def iteritems(self) -> Iterator[tuple[K, V]]:
         """Iterate over the items: Durus 4.3's name for `iter(tree.items())`."""
-        return _ascending(runs_forward(self.root))
+        return ascending(self.root)
 
     def items_backward(self) -> Iterator[tuple[K, V]]:
         """Iterate over the items in descending order."""
-        return _descending(runs_backward(self.root))
+        return descending(self.root)
 
     def items_from(self, key: K, closed: bool = True) -> Iterator[tuple[K, V]]:
         """Iterate over the items from `key` on.
@@ -386,7 +383,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             key: where to start; it need not be there.
             closed: include the item with `key` itself.
         """
-        return _ascending(runs_forward(self.root, key, closed))
+        return ascending(self.root, None, (key, closed))
 
     def items_backward_from(self, key: K, closed: bool = False) -> Iterator[tuple[K, V]]:
         """Iterate in descending order over the items before `key`.
@@ -395,7 +392,7 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             key: where to start; it need not be there.
             closed: include the item with `key` itself.
         """
-        return _descending(runs_backward(self.root, key, closed))
+        return descending(self.root, None, (key, closed))
 
     def items_range(
         self, start: K, end: K, closed_start: bool = True, closed_end: bool = False
@@ -408,21 +405,22 @@ class BTree(PersistentObject, MutableMapping[K, V]):
             closed_start: include the item with the key `start` itself.
             closed_end: include the item with the key `end` itself.
         """
-        if cast("Any", end) < start:
-            backward = runs_backward(self.root, start, closed_start)
-            return _descending(_down_to(backward, end, closed_end))
-        return _ascending(_up_to(runs_forward(self.root, start, closed_start), end, closed_end))
+        walk = descending if cast("Any", end) < start else ascending
+        return walk(self.root, None, (start, closed_start), (end, closed_end))
 
     # -- changing ---------------------------------------------------------------------------------
 
     def add(self, key: K, value: V = cast("Any", True)) -> None:  # noqa: B008 - a constant
         """Set the value of `key`: by default True, to use the tree as a sorted set."""
-        made = put(self.root, (key, value))
+        item = (key, value)
+        is_new = put_if_room(self.root, item)
+        if is_new is False:
+            return
+        made = () if is_new else put_and_split(self.root, item)
         census = self._find_census()
-        if made is not None and census is not None:
+        if census is not None:
             census.count += 1
-            if made:
-                census.note_new(made)
+            census.note_new(made)
 
     def __setitem__(self, key: K, value: V) -> None:
         self.add(key, value)
@@ -571,7 +569,7 @@ class TreeValues(ListlikeValues[V]):
 
     def __reversed__(self) -> Iterator[V]:
         tree: BTree[Any, V] = self._mapping
-        return map(_value_of, tree.items_backward())
+        return descending(tree.root, _VALUE)
 
 
 class TreeItems(ListlikeItems[K, V]):
@@ -586,35 +584,6 @@ class TreeItems(ListlikeItems[K, V]):
     def __reversed__(self) -> Iterator[tuple[K, V]]:
         tree: BTree[K, V] = self._mapping
         return tree.items_backward()
-
-
-def _ascending(runs: Iterator[list[Item]]) -> Iterator[Item]:
-    return chain.from_iterable(runs)
-
-
-def _descending(runs: Iterator[list[Item]]) -> Iterator[Item]:
-    return chain.from_iterable(map(reversed, runs))
-
-
-def _up_to(runs: Iterator[list[Item]], key: Any, closed: bool) -> Iterator[list[Item]]:
-    """Cut ascending runs off at `key`."""
-    for run in runs:
-        position = position_of(run, key)
-        if position < len(run):
-            yield run[: position + (closed and run[position][0] == key)]
-            return
-        yield run
-
-
-def _down_to(runs: Iterator[list[Item]], key: Any, closed: bool) -> Iterator[list[Item]]:
-    """Cut descending runs off at `key`."""
-    for run in runs:
-        position = position_of(run, key)
-        is_found = position < len(run) and run[position][0] == key
-        if position or is_found:
-            yield run[position + (is_found and not closed) :]
-            return
-        yield run
 
 
 def _first(items: Iterator[Item]) -> Item:
@@ -634,7 +603,7 @@ def _pairs_of(items: Any) -> list[Any]:
 
 def _in_order(pairs: list[Item]) -> list[Item] | None:
     """Sort pairs and keep the last of each key; None if the keys have no clear order."""
-    ordered = sorted(pairs, key=_key_of)
+    ordered = sorted(pairs, key=itemgetter(0))
     if all(left[0] < right[0] for left, right in pairwise(ordered)):
         return ordered
     unique: list[Item] = []

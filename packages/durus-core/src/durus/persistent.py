@@ -58,17 +58,9 @@ PersistentBase = _hot.PersistentBase
 RecordFile = _hot.RecordFile
 ReferenceReader = _hot.ReferenceReader
 ReferenceWriter = _hot.ReferenceWriter
-find_holder = _hot.find_holder
-find_item = _hot.find_item
-keys_of = _hot.keys_of
-position_of = _hot.position_of
 proof_of = _hot.proof_of
-put_where_room = _hot.put_where_room
-runs_backward = _hot.runs_backward
-runs_forward = _hot.runs_forward
 set_state = _hot.set_state
 split_proven = _hot.split_proven
-values_of = _hot.values_of
 
 # The setters themselves: a class may have a __setattr__ of its own, which is not for `_p_*`.
 set_connection = PersistentBase.__dict__["_p_connection"].__set__

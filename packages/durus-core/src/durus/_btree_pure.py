@@ -1,30 +1,28 @@
-"""Searching B-trees and walking through them, in Python: the twin of `_btree.c`.
+"""Searching and walking the nodes of a B-tree: the twin of what `_btree_speedups.c` has.
 
-`durus._btree_nodes` says what a node is, and what every change of one keeps to.
+Both have the same names and behaviour; `durus._btree_nodes`, which describes the nodes, chooses.
+Here is what reads a tree, and the change of one leaf. What splits and joins nodes is not as hot,
+and there only.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from operator import itemgetter
 from typing import Any, Protocol, Self, TypeAlias
 
 __all__ = [
-    "Item",
-    "Node",
+    "ascending",
+    "descending",
     "find_holder",
     "find_item",
-    "keys_of",
     "position_of",
-    "put_where_room",
-    "runs_backward",
-    "runs_forward",
-    "values_of",
+    "put_if_room",
 ]
 
 Item: TypeAlias = tuple[Any, Any]
+Bound: TypeAlias = tuple[Any, bool] | None
 
 
 class Node(Protocol):
@@ -77,12 +75,11 @@ def find_item(root: Node, key: Any) -> Item | None:
         node = nodes[position]
 
 
-def put_where_room(root: Node, item: Item) -> bool | None:
-    """Add an item to the leaf where it belongs, or put it in the place of one with the same key.
+def put_if_room(root: Node, item: Item) -> bool | None:
+    """Add an item, or replace the one with the same key, unless its leaf is full.
 
     Returns:
-        None if there was such an item, True if it was added, False if the leaf is full: then
-        nothing is done.
+        Whether it was added; None, and nothing has changed, if the leaf is full.
     """
     key = item[0]
     probe = (key,)
@@ -93,13 +90,13 @@ def put_where_room(root: Node, item: Item) -> bool | None:
         if position < len(items) and items[position][0] == key:
             node._p_note_change()
             items[position] = item
-            return None
+            return False
         nodes = node.nodes
         if not nodes:
             break
         node = nodes[position]
     if len(items) >= 2 * node.minimum_degree - 1:
-        return False
+        return None
     node._p_note_change()
     items.insert(position, item)
     return True
@@ -113,7 +110,46 @@ def put_where_room(root: Node, item: Item) -> bool | None:
 _START: Any = object()
 
 
-def runs_forward(root: Node, key: Any = _START, closed: bool = True) -> Iterator[list[Item]]:
+def ascending(
+    root: Node, part: int | None = None, start: Bound = None, end: Bound = None, /
+) -> Iterator[Any]:
+    """Iterate over the items of a tree in ascending order.
+
+    Args:
+        root: the root of the tree.
+        part: what to give of each item: 0 the key, 1 the value, None all.
+        start: the key to start at, and whether the item with it is included; None: the first item.
+        end: the same for the end.
+    """
+    runs = _runs_forward(root, *(start or (_START, True)))
+    if end is not None:
+        runs = _up_to(runs, *end)
+    return _parts(runs, part)
+
+
+def descending(
+    root: Node, part: int | None = None, start: Bound = None, end: Bound = None, /
+) -> Iterator[Any]:
+    """Iterate over the items of a tree in descending order; the arguments are as in `ascending`."""
+    runs = _runs_backward(root, *(start or (_START, True)))
+    if end is not None:
+        runs = _down_to(runs, *end)
+    return _parts(map(reversed, runs), part)
+
+
+def _parts(runs: Iterator[Iterable[Item]], part: int | None) -> Iterator[Any]:
+    items = _join(runs)
+    return items if part is None else map(itemgetter(part), items)
+
+
+def _join(runs: Iterator[Iterable[Item]]) -> Iterator[Item]:
+    # Not chain.from_iterable(): asked for its next item by a comparison that it waits for, it frees
+    # the generator that is running, and the process ends.
+    for run in runs:
+        yield from run
+
+
+def _runs_forward(root: Node, key: Any = _START, closed: bool = True) -> Iterator[list[Item]]:
     """Yield the items from `key` on, or all: runs in ascending order.
 
     Args:
@@ -140,7 +176,7 @@ def runs_forward(root: Node, key: Any = _START, closed: bool = True) -> Iterator
         run += _go_down_forward(step.nodes[step.position], _START, closed, path, len(path))
 
 
-def runs_backward(root: Node, key: Any = _START, closed: bool = True) -> Iterator[list[Item]]:
+def _runs_backward(root: Node, key: Any = _START, closed: bool = True) -> Iterator[list[Item]]:
     """Yield the items up to `key`, or all: runs in descending order, each ascending in itself.
 
     Args:
@@ -225,11 +261,22 @@ def _go_down_backward(
         node = nodes[position]
 
 
-def keys_of(runs: Iterable[list[Item]]) -> Iterator[Any]:
-    """Give the keys of the items in runs."""
-    return map(itemgetter(0), chain.from_iterable(runs))
+def _up_to(runs: Iterator[list[Item]], key: Any, closed: bool) -> Iterator[list[Item]]:
+    """Cut ascending runs off at `key`."""
+    for run in runs:
+        position = position_of(run, key)
+        if position < len(run):
+            yield run[: position + bool(closed and run[position][0] == key)]
+            return
+        yield run
 
 
-def values_of(runs: Iterable[list[Item]]) -> Iterator[Any]:
-    """Give the values of the items in runs."""
-    return map(itemgetter(1), chain.from_iterable(runs))
+def _down_to(runs: Iterator[list[Item]], key: Any, closed: bool) -> Iterator[list[Item]]:
+    """Cut descending runs off at `key`."""
+    for run in runs:
+        position = position_of(run, key)
+        is_found = position < len(run) and run[position][0] == key
+        if position or is_found:
+            yield run[position + bool(is_found and not closed) :]
+            return
+        yield run
