@@ -20,8 +20,8 @@ from setuptools.errors import BaseError, CCompilerError
 
 MODULE = "durus._speedups"
 FOLDER = Path("src", "durus")
-SOURCES = ("_speedups.c", "_btree.c")
-HEADERS = ("_btree.h",)
+SOURCES = ("_speedups.c", "_btree.c", "_plain_states.c")
+HEADERS = ("_btree.h", "_plain_states.h")
 
 
 class SpeedupsBuildHook(BuildHookInterface[BuilderConfig]):

@@ -115,7 +115,11 @@ class Journal:
             (oid_int,) = _OID.unpack(oid)
         except (struct_error, TypeError):
             raise InvalidOidError(oid) from None
-        offset = self.index.tail.get(oid_int) or self.find(oid_int)
+        index = self.index
+        try:
+            offset = index.tail.get(oid_int) or index.find_older(oid_int)
+        except DamageError:
+            offset = self.find(oid_int)
         if not offset:
             self.check_missing(oid_int)
             raise DurusKeyError(oid)
@@ -130,8 +134,7 @@ class Journal:
         start = offset - self._buffer_offset
         buffer = self._buffer
         if start < 0 or start + self._header_bytes > len(buffer):
-            buffer = self._fill(offset, oid_int)
-            start = 0
+            buffer, start = self._fill(offset, oid_int)
         header = self._unpack_header(buffer, start)
         length = header[0]
         spare = length - header[-1] - self._bare_bytes
@@ -184,20 +187,32 @@ class Journal:
             yield from format.gen_objects(self.file, position, stop)
             position = stop
 
-    def _fill(self, offset: int, oid_int: int) -> bytes:
-        """Read what is at `offset`, and more if it lies beside what was read before."""
-        is_walk = 0 < offset - self._buffer_offset <= len(self._buffer) + _READ_BYTES
+    def _fill(self, offset: int, oid_int: int) -> tuple[bytes, int]:
+        """Read what is at `offset`, and more if it lies beside what was read before.
+
+        Before it, if that is where the walk goes: a commit writes the objects of a list from the
+        last to the first.
+
+        Returns:
+            what was read, and where in it that is.
+        """
+        start = offset
         guess = self._guess
+        distance = offset - self._buffer_offset
+        is_walk = 0 < distance <= len(self._buffer) + _READ_BYTES
+        if -_READ_BYTES <= distance < 0 and self._buffer:
+            is_walk = True
+            start = max(0, offset + guess - _READ_AHEAD_BYTES)
         # A guess that was too long once costs every later load: let it shrink.
         self._guess = guess - (guess - _READ_BYTES >> 6)
         wanted = _READ_AHEAD_BYTES if is_walk else guess
         self._buffer = b""
-        buffer = self._read(offset, min(wanted, self.tip.end - offset), oid_int)
-        if len(buffer) < self._header_bytes:
+        buffer = self._read(start, min(wanted, self.tip.end - start), oid_int)
+        if len(buffer) < offset - start + self._header_bytes:
             raise self.corruption(DamageError(offset, "the end of the file", oid_int))
         self._buffer = buffer
-        self._buffer_offset = offset
-        return buffer
+        self._buffer_offset = start
+        return buffer, offset - start
 
     def _read_long(self, offset: int, length: int, oid_int: int) -> bytes:
         """Read an entry that is longer than what was read at first."""
