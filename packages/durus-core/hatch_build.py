@@ -20,8 +20,8 @@ from setuptools.errors import BaseError, CCompilerError
 
 MODULE = "durus._speedups"
 FOLDER = Path("src", "durus")
-SOURCES = ("_speedups.c",)
-INCLUDED = ("_btree_speedups.c",)
+SOURCES = ("_speedups.c", "_plain_states.c")
+INCLUDED = ("_btree_speedups.c", "_plain_states.h")
 
 
 class SpeedupsBuildHook(BuildHookInterface[BuilderConfig]):

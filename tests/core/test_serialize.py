@@ -584,15 +584,16 @@ def test_a_writer_by_itself(connection: Connection) -> None:
     first.other = second.other = second
     second.first = first
     writer = ObjectWriter(connection)
-    connection.adopt(first)
+    root = connection.get_root()
+    root["first"] = first
     seen = []
-    for obj in writer.gen_new_objects(first):
+    for obj in writer.gen_new_objects(root):
         data, refs = writer.get_state(obj)
         seen.append(obj)
         assert len(split_oids(refs)) == 1
         assert check_proof(pack_record(obj._p_oid, data, refs))
     writer.close()
-    assert seen == [first, second]
+    assert seen == [root, first, second]
     connection._undo_adoptions(keep_oids=True)
 
 

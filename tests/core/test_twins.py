@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import gc
+import io
+import pickle
 import random
 import struct
 import subprocess
@@ -21,7 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from durus import _pure
-from durus.error import ForeignObjectError, InvalidOidError
+from durus.error import ForeignObjectError, InvalidOidError, UnknownClassError
 from durus.serialize import pack_record, seal
 
 GHOST, SAVED, UNSAVED = -1, 0, 1
@@ -603,7 +606,7 @@ def test_arguments_are_checked(kit: Kit) -> None:
         lambda: kit.twin.proof_of("", b"", b""),
         lambda: kit.twin.split_proven(b""),
         lambda: kit.twin.ReferenceReader(connection)(None),
-        kit.twin.ReferenceWriter(connection, len),
+        lambda: kit.twin.ReferenceWriter(connection, len, ()),
     ):
         if kit.twin is _pure:
             continue  # Python checks as it goes: a wrong argument cannot harm it
@@ -641,12 +644,7 @@ def test_references(kit: Kit) -> None:
     """A persistent object becomes (oid, class); oids are collected once, in order, but its own."""
     connection = kit.Connection()
     adopted: list[Any] = []
-
-    def adopt(obj: Any) -> bytes:
-        adopted.append(obj)
-        return oid_of(99)
-
-    writer = kit.twin.ReferenceWriter(connection, adopt)
+    writer = kit.twin.ReferenceWriter(connection, lambda: oid_of(99), adopted)
     writer.begin(oid_of(5))
     for number in (7, 2**63, 5, 7, 1):
         obj = kit.ghost(connection, number)
@@ -654,6 +652,9 @@ def test_references(kit: Kit) -> None:
     new = kit.Thing()
     assert writer(new) == (oid_of(99), kit.Thing)
     assert adopted == [new]
+    assert new._p_oid == oid_of(99)
+    assert new._p_connection is connection
+    assert connection.cache.get(oid_of(99)) is new
     for other in (None, 5, kit.Thing, kit.twin.PersistentBase, "x"):
         assert writer(other) is None
     assert writer.get_refs() == b"".join(map(oid_of, (1, 7, 99, 2**63)))
@@ -676,14 +677,73 @@ def test_references_are_sorted(numbers: list[int]) -> None:
     for twin in TWINS.values():
         kit = Kit(twin)
         connection = kit.Connection()
-        writer = twin.ReferenceWriter(connection, oid_of)
+        writer = twin.ReferenceWriter(connection, bytes, [])
         writer.begin(None)
         for number in numbers:
             writer(kit.ghost(connection, number))
         assert writer.get_refs() == expected
 
 
+def test_a_new_object_needs_an_oid(kit: Kit) -> None:
+    """An object is not adopted, nor noted as such, if what gives oids refuses or gives another."""
+    connection = kit.Connection()
+    adopted: list[Any] = []
+    for new_oid, error in (
+        (lambda: b"short", InvalidOidError),
+        (lambda: 1 // 0, ZeroDivisionError),
+    ):
+        new = kit.Thing()
+        writer = kit.twin.ReferenceWriter(connection, new_oid, adopted)
+        with pytest.raises(error):
+            writer(new)
+        assert new._p_oid is None
+        assert new._p_connection is None
+    assert adopted == []
+
+
 # -- bytes
+
+
+@given(
+    st.binary(max_size=60),
+    st.binary(max_size=60),
+    st.lists(st.binary(min_size=8, max_size=8), max_size=3).map(b"".join),
+)
+def test_records(klass: bytes, state: bytes, refs: bytes) -> None:
+    """make_record joins what it is given with a proof, and leaves out the frame of a pickle."""
+    framed = b"\x80\x04\x95" + struct.pack("<Q", len(state)) + state
+    other = b"\x80\x04\x95" + struct.pack("<Q", len(state) + 1) + state
+    for twin in TWINS.values():
+        for given_state, kept in (
+            (state, state),
+            (framed, b"\x80\x04" + state),
+            (other, other),
+            (framed[:-1], framed[:-1] if state else framed[:10]),
+        ):
+            record = twin.make_record(oid_of(7), klass, given_state, refs)
+            assert record == pack_record(oid_of(7), seal(oid_of(7), klass + kept, refs), refs)
+
+
+def test_attributes_are_taken(kit: Kit) -> None:
+    """get_state gives what is in __dict__ and in slots that are set, in a dict of its own."""
+    connection = kit.Connection()
+    slots = (kit.Thing.__dict__["slot"],)
+    obj = kit.ghost(connection, 3)
+    assert kit.twin.get_state(obj, slots) == {"x": 3}
+    assert connection.log == ["load 3"]
+    assert obj._p_serial == connection.transaction_serial
+    obj.slot = 5
+    state = kit.twin.get_state(obj, slots)
+    assert state == {"x": 3, "slot": 5}
+    state["x"] = 4
+    assert obj.x == 3
+
+    class Bare(kit.twin.PersistentBase):  # type: ignore[name-defined, misc]
+        __slots__ = ("only",)
+
+    bare = Bare()
+    bare.only = 1
+    assert kit.twin.get_state(bare, (Bare.__dict__["only"],)) == {"only": 1}
 
 
 @given(st.binary(max_size=100), st.binary(max_size=100), st.binary(max_size=40))
@@ -757,6 +817,129 @@ def test_states(state: dict[Any, int]) -> None:
         assert not hasattr(obj, "slot")
 
 
+# -- plain states
+
+
+class Reads:
+    """The same data read by the C twin and by an Unpickler."""
+
+    def __init__(self) -> None:
+        self.twin = TWINS["c" if "c" in TWINS else "pure"]
+        self.calls: list[Any] = []
+
+    def find_class(self, module: str, name: str) -> Any:
+        self.calls.append((module, name))
+        if name == "refused":
+            raise UnknownClassError("refused", name)
+        return (module, name)
+
+    def find_object(self, reference: Any) -> Any:
+        return ("object", reference)
+
+    def plainly(self, state: bytes) -> Any:
+        data = b"\x80\x04cmodule\nName\n." + state + b"prof"
+        return self.twin.read_plain_state(data, self.find_class, self.find_object)
+
+    def by_unpickler(self, state: bytes) -> Any:
+        class Reader(pickle.Unpickler):
+            find_class = staticmethod(self.find_class)  # type: ignore[assignment]
+            persistent_load = staticmethod(self.find_object)  # type: ignore[assignment]
+
+        return Reader(io.BytesIO(state)).load()
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: (
+        st.lists(inner)
+        | st.lists(inner).map(tuple)
+        | st.dictionaries(st.text() | st.integers(), inner)
+    ),
+    max_leaves=40,
+)
+
+
+@given(PLAIN)
+def test_plain_states(value: Any) -> None:
+    """What is read plainly is what an Unpickler reads, types and shared parts included."""
+    reads = Reads()
+    pickled = pickle.dumps([value, value, {"again": value}], 4)
+    state = pickled[:2] + pickled[11:] if pickled[2] == 0x95 else pickled
+    found = reads.plainly(state)
+    if found is NotImplemented:
+        return
+    expected = reads.by_unpickler(state)
+    assert repr(found) == repr(expected)
+    assert (found[0] is found[1]) is (expected[0] is expected[1])
+    assert pickle.dumps(found, 4) == pickle.dumps(expected, 4)
+
+
+def test_usual_states_are_plain() -> None:
+    """Attributes of the usual types, and references to objects, need no Unpickler."""
+    if "c" not in TWINS:
+        pytest.skip("durus._speedups is not built here")
+    reads = Reads()
+    reference = b"C\x08" + oid_of(5) + b"\x94\x8c\x01m\x94\x8c\x01n\x94\x93\x94\x86\x94Q"
+    for state, value in (
+        (b"\x80\x04}\x94\x8c\x01a\x94K\x01s.", {"a": 1}),
+        (b"\x80\x04]\x94(" + reference + b"h\x05Qe.", [("object", (oid_of(5), ("m", "n")))] * 2),
+        (b"\x80\x04(J\xff\xff\xff\xffM\x00\x01\x8a\x08" + b"\xff" * 7 + b"\x7ft.", None),
+    ):
+        found = reads.plainly(state)
+        assert found == reads.by_unpickler(state)
+        assert found is not NotImplemented
+        assert value is None or found == value
+    assert reads.calls[0] == ("m", "n")
+
+
+@given(PLAIN, st.integers(0, 200), st.integers(0, 255), st.integers(0, 200))
+def test_damaged_states_are_not_plain(value: Any, place: int, byte: int, length: int) -> None:
+    """A state with another byte or without its end gives what an Unpickler gives, or nothing."""
+    reads = Reads()
+    pickled = pickle.dumps(value, 4)
+    state = bytearray(pickled[:2] + pickled[11:] if pickled[2] == 0x95 else pickled)
+    state[2 + place % (len(state) - 2)] = byte
+    for damaged in (bytes(state), bytes(state[: 2 + length % len(state)])):
+        found = reads.plainly(damaged)
+        if found is not NotImplemented:
+            assert repr(found) == repr(reads.by_unpickler(damaged))
+
+
+def test_what_refuses_is_left_to_an_unpickler() -> None:
+    """An error while a state is read plainly is none yet: an Unpickler will say what is wrong."""
+    reads = Reads()
+    for state in (
+        b"\x80\x04\x8c\x01m\x8c\x07refused\x93.",
+        b"\x80\x04}]K\x01s.",
+        b"\x80\x04\x8c\x01\xff.",
+        b"\x80\x04K\x01(K\x02\x86.",
+        b"\x80\x04h\x00.",
+        b"\x80\x04.",
+        b"\x80\x04" + b"(" * 100 + b"t" * 100 + b".",
+        b"\x80\x02}.",
+        b"",
+    ):
+        assert reads.plainly(state) is NotImplemented
+    assert reads.twin.read_plain_state(b"", len, len) is NotImplemented
+    assert reads.twin.read_plain_state(b"\x80\x04c\n", len, len) is NotImplemented
+    if "c" in TWINS:
+        with pytest.raises(TypeError):
+            reads.twin.read_plain_state("", len, len)
+
+
+def test_an_interrupt_goes_on() -> None:
+    """A KeyboardInterrupt while a class is looked for is not swallowed."""
+    if "c" not in TWINS:
+        pytest.skip("durus._speedups is not built here")
+
+    def interrupt(module: str, name: str) -> Any:
+        raise KeyboardInterrupt
+
+    data = b"\x80\x04cm\nn\n.\x80\x04\x8c\x01m\x8c\x01n\x93.prof"
+    with pytest.raises(KeyboardInterrupt):
+        TWINS["c"].read_plain_state(data, interrupt, len)
+
+
 # -- memory
 
 
@@ -771,7 +954,7 @@ def work(kit: Kit) -> None:
         obj.slot = obj
         getattr(obj, "missing", None)
         weakref.ref(obj)
-    writer = kit.twin.ReferenceWriter(connection, oid_of)
+    writer = kit.twin.ReferenceWriter(connection, bytes, [])
     writer.begin(oid_of(1))
     pairs = [writer(obj) for obj in objects]
     writer.get_refs()
@@ -789,6 +972,14 @@ def work(kit: Kit) -> None:
     file = kit.twin.RecordFile(b"abc\ndef", 0, 7)
     file.readline(), file.peek(1), file.read(-1)
     kit.twin.proof_of(b"1", b"2", b"3")
+    for plain in ([1, "a", {"b": (2.5, b"c")}] * 30, {"x": dt.date(2020, 1, 1)}):
+        pickled = pickle.dumps(plain, 4)
+        data = b"\x80\x04cm\nn\n.\x80\x04" + pickled[11:] + b"prof"
+        kit.twin.read_plain_state(data, lambda *_: dt.date, len)
+    kit.twin.make_record(oid_of(1), b"class", b"state", b"")
+    kit.twin.get_state(objects[1], (kit.Thing.__dict__["slot"],))
+    fresh = kit.Thing()
+    kit.twin.ReferenceWriter(connection, lambda: oid_of(60), [])(fresh)
     record = pack_record(oid_of(1), seal(oid_of(1), b"\x80\x04c", b""), b"")
     assert kit.twin.split_proven(oid_of(1), record)
     assert kit.twin.split_proven(oid_of(2), record) is None

@@ -203,3 +203,23 @@ def test_stored_record_may_be_changed_by_its_maker(path: Path) -> None:
         buffer[-10:] = bytes(10)
         storage.end()
         assert storage.load(int8_to_str(0)) == record
+
+
+def test_walks_both_ways_read_ahead(
+    path: Path, put: Put, faulty: FaultyDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading neighbours, forwards or backwards, takes one read for many; what comes is right."""
+    with FileStorage(path) as storage:
+        records = [record for n in range(1000) for record in put(storage, [n], b"x" * (n % 90))]
+        [long] = put(storage, [1000], b"y" * 100_000)
+        reads = []
+
+        def counted(fd: int, length: int, offset: int) -> bytes:
+            reads.append(length)
+            return os.pread(fd, length, offset)
+
+        monkeypatch.setattr(faulty, "pread", counted, raising=False)
+        assert [storage.load(int8_to_str(n)) for n in range(1000)] == records
+        assert storage.load(int8_to_str(1000)) == long
+        assert [storage.load(int8_to_str(n)) for n in reversed(range(1000))] == records[::-1]
+        assert len(reads) < 20

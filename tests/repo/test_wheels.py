@@ -132,8 +132,8 @@ def test_an_sdist_holds_what_a_build_needs(built: Path) -> None:
         assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"} <= names
         assert not any(name.endswith((".so", ".pyd", ".pyc")) for name in names)
         if sdist.name.startswith("durus_core"):
-            sources = {"src/durus/_speedups.c", "src/durus/_btree_speedups.c"}
-            assert {"hatch_build.py"} | sources <= names
+            sources = {"_speedups.c", "_btree_speedups.c", "_plain_states.c", "_plain_states.h"}
+            assert {"hatch_build.py", *(f"src/durus/{name}" for name in sources)} <= names
 
 
 def test_the_demonstration_runs_from_the_wheels(

@@ -27,7 +27,10 @@ __all__ = [
     "ReferenceReader",
     "ReferenceWriter",
     "clear_state",
+    "get_state",
+    "make_record",
     "proof_of",
+    "read_plain_state",
     "set_state",
     "split_proven",
 ]
@@ -41,6 +44,8 @@ _NAMES_THAT_LOAD_NOTHING = frozenset({"__class__", "__repr__", "__setstate__"})
 
 # How the data of a record begins that ends with a proof.
 _PROVEN_START = b"\x80\x04c"
+
+_FRAME_START = b"\x80\x04\x95"
 
 _get = object.__getattribute__
 _set = object.__setattr__
@@ -337,16 +342,20 @@ class ReferenceWriter:
     def __init__(
         self,
         connection: ConnectionBase,
-        adopt: Callable[[Any], bytes],
+        new_oid: Callable[[], bytes],
+        adopted: list[Any],
     ) -> None:
         """Make the `persistent_id` of one pickler.
 
         Args:
-            connection: the Connection whose objects may be referred to.
-            adopt: called with an object that has no connection yet; gives it an oid, returns that.
+            connection: the Connection whose objects may be referred to. An object that has none
+                yet becomes one of its.
+            new_oid: gives the oid of such an object.
+            adopted: gets each such object.
         """
         self._connection = connection
-        self._adopt = adopt
+        self._new_oid = new_oid
+        self._adopted = adopted
         self._own_oid: bytes | None = None
         self.oids: set[bytes] = set()
 
@@ -359,7 +368,7 @@ class ReferenceWriter:
         """Give the oids that were referred to, sorted and joined."""
         return b"".join(sorted(self.oids)) if self.oids else b""
 
-    def __call__(self, obj: object) -> tuple[bytes, type] | None:
+    def __call__(self, obj: Any) -> tuple[bytes, type] | None:
         if not issubclass(type(obj), PersistentBase):
             return None
         connection = _get(obj, "_p_connection")
@@ -376,6 +385,34 @@ class ReferenceWriter:
         if oid != self._own_oid:
             self.oids.add(oid)
         return oid, type(obj)
+
+    def _adopt(self, obj: PersistentBase) -> bytes:
+        oid = self._new_oid()
+        _check_protocol_value("_p_oid", oid)
+        _set(obj, "_p_oid", oid)
+        # The list first: what is in it is undone when the commit fails.
+        self._adopted.append(obj)
+        _set(obj, "_p_connection", self._connection)
+        self._connection.cache[oid] = obj
+        return oid
+
+
+def get_state(obj: PersistentBase, slots: tuple[Any, ...]) -> dict[str, Any]:
+    """Give a new dict of all attributes: what is in `__dict__`, and the given slots that are set.
+
+    It counts as a use of the object.
+    """
+    _note_use(obj)
+    try:
+        state = dict(_get(obj, "__dict__"))
+    except AttributeError:
+        state = {}  # the class has slots only
+    for descriptor in slots:
+        try:
+            state[descriptor.__name__] = descriptor.__get__(obj)
+        except AttributeError:
+            continue  # the slot is not set
+    return state
 
 
 def set_state(obj: PersistentBase, state: dict[str, object]) -> None:
@@ -437,6 +474,22 @@ def proof_of(oid: bytes, body: bytes, refs: bytes) -> int:
     return crc32(refs, crc32(body, crc32(oid)))
 
 
+def make_record(oid: bytes, klass: bytes, state: bytes, refs: bytes) -> bytes:
+    """Give the record of what was pickled, with its proof; `durus.serialize` draws it.
+
+    The frame opcode of the state's pickle is left out: 9 bytes that only help readers of unbuffered
+    files.
+
+    Raises:
+        OverflowError: it is too long for a record.
+    """
+    if state[:3] == _FRAME_START and int.from_bytes(state[3:11], "little") == len(state) - 11:
+        state = state[:2] + state[11:]
+    body = klass + state
+    length_bytes = (len(body) + 4).to_bytes(4, "big")
+    return b"".join((oid, length_bytes, body, proof_of(oid, body, refs).to_bytes(4, "big"), refs))
+
+
 def split_proven(oid: bytes, record: bytes) -> tuple[bytes, bytes] | None:
     """Give data and refs of a record, if it is that of `oid`, promises a proof and has it right.
 
@@ -454,6 +507,15 @@ def split_proven(oid: bytes, record: bytes) -> tuple[bytes, bytes] | None:
     if int.from_bytes(data[-4:], "big") != proof_of(oid, data[:-4], refs):
         return None
     return data, refs
+
+
+def read_plain_state(
+    _data: bytes,
+    _find_class: Callable[[str, str], Any],
+    _find_object: Callable[[Any], PersistentBase],
+) -> Any:
+    """Give NotImplemented: leave every state to an Unpickler. The twin spares most of them that."""
+    return NotImplemented
 
 
 class RecordFile:

@@ -6,7 +6,8 @@
    Cache            oid to object, and the order of the last use
    ReferenceWriter, ReferenceReader, RecordFile   what a pickler and an unpickler call
    set_state, clear_state, proof_of, split_proven
-   and what _btree_speedups.c has, the twin of _btree_pure.py
+   get_state, make_record   what a commit takes from an object and makes of its pickle
+   and what _btree_speedups.c has, the twin of _btree_pure.py; most states are read by _plain_states.c
 
    An object's place in the Cache is in the object itself: the table holds a borrowed pointer that the
    object removes when it dies, and the ring of used objects is linked through the objects. So a ghost
@@ -16,6 +17,7 @@
 #include <Python.h>
 #include <structmember.h>
 #include <stdint.h>
+#include "_plain_states.h"
 
 enum { GHOST = -1, SAVED = 0, UNSAVED = 1 };
 
@@ -1232,7 +1234,8 @@ typedef struct {
     PyObject_HEAD
     vectorcallfunc vectorcall;
     Connection *connection; /* owned */
-    PyObject *adopt;        /* owned */
+    PyObject *new_oid;      /* owned */
+    PyObject *adopted;      /* owned list */
     uint64_t *oids;
     Py_ssize_t count;
     Py_ssize_t room;
@@ -1260,6 +1263,24 @@ add_reference(ReferenceWriter *self, uint64_t oid)
     return 0;
 }
 
+/* Give a new object an oid and the connection, and note it; returns the oid. */
+static PyObject *
+adopt(ReferenceWriter *self, PyObject *obj)
+{
+    PyObject *oid = PyObject_CallNoArgs(self->new_oid);
+    if (oid == NULL) {
+        return NULL;
+    }
+    /* The list first: what is in it is undone when the commit fails. */
+    if (Persistent_set_oid((Persistent *)obj, oid, NULL) < 0
+        || PyList_Append(self->adopted, obj) < 0
+        || Persistent_set_connection((Persistent *)obj, (PyObject *)self->connection, NULL) < 0
+        || Cache_ass_subscript(self->connection->cache, oid, obj) < 0) {
+        Py_CLEAR(oid);
+    }
+    return oid;
+}
+
 static PyObject *
 ReferenceWriter_call(ReferenceWriter *self, PyObject *const *args, size_t flags, PyObject *names)
 {
@@ -1273,11 +1294,7 @@ ReferenceWriter_call(ReferenceWriter *self, PyObject *const *args, size_t flags,
     Persistent *obj = (Persistent *)args[0];
     PyObject *oid;
     if (obj->connection == NULL) {
-        oid = PyObject_CallOneArg(self->adopt, (PyObject *)obj);
-        if (oid != NULL && !is_oid(oid)) {
-            refuse_oid(oid);
-            Py_CLEAR(oid);
-        }
+        oid = adopt(self, (PyObject *)obj);
     }
     else if (obj->connection == self->connection && obj->has_oid) {
         oid = oid_to_bytes(obj->oid);
@@ -1306,9 +1323,10 @@ ReferenceWriter_call(ReferenceWriter *self, PyObject *const *args, size_t flags,
 static PyObject *
 ReferenceWriter_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
 {
-    static char *names[] = {"connection", "adopt", NULL};
-    PyObject *connection, *adopt;
-    if (!PyArg_ParseTupleAndKeywords(args, kwds, "O!O", names, &ConnectionType, &connection, &adopt)) {
+    static char *names[] = {"connection", "new_oid", "adopted", NULL};
+    PyObject *connection, *new_oid, *adopted;
+    if (!PyArg_ParseTupleAndKeywords(args, kwds, "O!OO!", names, &ConnectionType, &connection,
+                                     &new_oid, &PyList_Type, &adopted)) {
         return NULL;
     }
     ReferenceWriter *self = (ReferenceWriter *)type->tp_alloc(type, 0);
@@ -1317,7 +1335,8 @@ ReferenceWriter_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
     }
     self->vectorcall = (vectorcallfunc)ReferenceWriter_call;
     self->connection = (Connection *)Py_NewRef(connection);
-    self->adopt = Py_NewRef(adopt);
+    self->new_oid = Py_NewRef(new_oid);
+    self->adopted = Py_NewRef(adopted);
     return (PyObject *)self;
 }
 
@@ -1325,7 +1344,8 @@ static int
 ReferenceWriter_traverse(ReferenceWriter *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->connection);
-    Py_VISIT(self->adopt);
+    Py_VISIT(self->new_oid);
+    Py_VISIT(self->adopted);
     return 0;
 }
 
@@ -1333,7 +1353,8 @@ static int
 ReferenceWriter_clear(ReferenceWriter *self)
 {
     Py_CLEAR(self->connection);
-    Py_CLEAR(self->adopt);
+    Py_CLEAR(self->new_oid);
+    Py_CLEAR(self->adopted);
     return 0;
 }
 
@@ -1634,6 +1655,10 @@ set_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
     while (PyDict_Next(args[1], &position, &name, &value)) {
         Py_INCREF(name);
         Py_INCREF(value);
+        if (PyUnicode_CheckExact(name)) {
+            /* The names that the class knows are; others would be looked for in all its bases. */
+            PyUnicode_InternInPlace(&name);
+        }
         int result = set_stored_attribute(args[0], name, value);
         Py_DECREF(name);
         Py_DECREF(value);
@@ -1642,6 +1667,69 @@ set_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
         }
     }
     Py_RETURN_NONE;
+}
+
+static int
+get_slot(PyObject *obj, PyObject *slot, PyObject *state)
+{
+    PyObject *value = Py_TYPE(slot)->tp_descr_get(slot, obj, (PyObject *)Py_TYPE(obj));
+    if (value == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            return -1;
+        }
+        PyErr_Clear(); /* the slot is not set */
+        return 0;
+    }
+    int result = PyDict_SetItem(state, PyDescr_NAME(slot), value);
+    Py_DECREF(value);
+    return result;
+}
+
+/* Give a copy of the object's __dict__, empty if it has none. */
+static PyObject *
+copy_dict(PyObject *obj)
+{
+    if (Py_TYPE(obj)->tp_dictoffset == 0) {
+        return PyDict_New();
+    }
+    PyObject *dict = PyObject_GenericGetDict(obj, NULL);
+    if (dict == NULL) {
+        return NULL;
+    }
+    PyObject *copy = PyDict_Copy(dict);
+    Py_DECREF(dict);
+    return copy;
+}
+
+static PyObject *
+get_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyTuple_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "get_state takes a persistent object and its slots");
+        return NULL;
+    }
+    if (check_persistent(args[0]) < 0 || note_use((Persistent *)args[0]) < 0) {
+        return NULL;
+    }
+    PyObject *state = copy_dict(args[0]);
+    if (state == NULL) {
+        return NULL;
+    }
+    int failed = 0;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args[1]) && !failed; i++) {
+        PyObject *slot = PyTuple_GET_ITEM(args[1], i);
+        if (!Py_IS_TYPE(slot, &PyMemberDescr_Type)) {
+            PyErr_Format(PyExc_TypeError, "a slot's descriptor is needed, got %.80R", slot);
+            failed = 1;
+        }
+        else {
+            failed = get_slot(args[0], slot, state) < 0;
+        }
+    }
+    if (failed) {
+        Py_CLEAR(state);
+    }
+    return state;
 }
 
 /* Take the value out of a slot, and keep it in `held`. */
@@ -1773,6 +1861,65 @@ proof_of(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return PyLong_FromUnsignedLong(crc);
 }
 
+static void
+write_u32(unsigned char *text, uint32_t value)
+{
+    for (int i = 3; i >= 0; i--, value >>= 8) {
+        text[i] = (unsigned char)value;
+    }
+}
+
+/* How many bytes a pickle has before those that its one frame holds, or 0 if it is not framed so. */
+static Py_ssize_t
+frame_start(const unsigned char *text, Py_ssize_t length)
+{
+    if (length < 11 || memcmp(text, "\x80\x04\x95", 3) != 0) {
+        return 0;
+    }
+    uint64_t framed = 0;
+    for (int i = 10; i >= 3; i--) {
+        framed = framed << 8 | text[i];
+    }
+    return framed == (uint64_t)length - 11 ? 11 : 0;
+}
+
+static PyObject *
+make_record(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 4 || !is_oid(args[0]) || !PyBytes_Check(args[1]) || !PyBytes_Check(args[2])
+        || !PyBytes_Check(args[3])) {
+        PyErr_SetString(PyExc_TypeError, "make_record takes oid, class, state and refs, all bytes");
+        return NULL;
+    }
+    const unsigned char *state = (const unsigned char *)PyBytes_AS_STRING(args[2]);
+    Py_ssize_t class_length = PyBytes_GET_SIZE(args[1]), state_length = PyBytes_GET_SIZE(args[2]);
+    Py_ssize_t refs_length = PyBytes_GET_SIZE(args[3]);
+    Py_ssize_t framed = frame_start(state, state_length), kept = framed ? 2 : 0;
+    uint64_t data_length = (uint64_t)class_length + kept + (state_length - framed) + 4;
+    if (data_length > UINT32_MAX) {
+        PyErr_Format(PyExc_OverflowError, "a record's data has at most 4294967295 bytes, got %llu",
+                     (unsigned long long)data_length);
+        return NULL;
+    }
+    PyObject *record = PyBytes_FromStringAndSize(NULL, 12 + (Py_ssize_t)data_length + refs_length);
+    if (record == NULL) {
+        return NULL;
+    }
+    unsigned char *text = (unsigned char *)PyBytes_AS_STRING(record), *end = text + 12;
+    memcpy(text, PyBytes_AS_STRING(args[0]), 8);
+    write_u32(text + 8, (uint32_t)data_length);
+    memcpy(end, PyBytes_AS_STRING(args[1]), class_length);
+    end += class_length;
+    memcpy(end, state, kept);
+    memcpy(end + kept, state + framed, state_length - framed);
+    end += kept + (state_length - framed);
+    memcpy(end + 4, PyBytes_AS_STRING(args[3]), refs_length);
+    uint32_t crc = crc32(0, text, 8);
+    crc = crc32(crc, text + 12, end - text - 12);
+    write_u32(end, crc32(crc, end + 4, refs_length));
+    return record;
+}
+
 static uint32_t
 read_u32(const unsigned char *text)
 {
@@ -1820,6 +1967,12 @@ static PyMethodDef module_functions[] = {
     {"set_state", (PyCFunction)(void (*)(void))set_state, METH_FASTCALL,
      "set_state(obj, state)\n\nSet attributes as they were stored: slots through their descriptors,\n"
      "the rest in __dict__. No __setattr__ is called, and nothing is noted as changed."},
+    {"get_state", (PyCFunction)(void (*)(void))get_state, METH_FASTCALL,
+     "get_state(obj, slots)\n\nGive a new dict of all attributes: what is in __dict__, and the given"
+     " slots\nthat are set. It counts as a use of the object."},
+    {"make_record", (PyCFunction)(void (*)(void))make_record, METH_FASTCALL,
+     "make_record(oid, klass, state, refs)\n\nGive the record of what was pickled, with its proof;"
+     " the frame of the state is left out."},
     {"clear_state", (PyCFunction)(void (*)(void))clear_state, METH_FASTCALL,
      "clear_state(obj, slots)\n\nTake away all attributes: what is in __dict__, and the given slots.\n"
      "Give what they held: its end may use the object, which has to be a ghost by then."},
@@ -1911,6 +2064,7 @@ PyInit__speedups(void)
         || import_name("pickle", "UnpicklingError", &UnpicklingError) < 0
         || add_types(module) < 0
         || add_btree(module) < 0
+        || add_plain_states(module) < 0
         || PyModule_AddIntConstant(module, "GHOST", GHOST) < 0
         || PyModule_AddIntConstant(module, "SAVED", SAVED) < 0
         || PyModule_AddIntConstant(module, "UNSAVED", UNSAVED) < 0) {

@@ -47,6 +47,7 @@ from durus.persistent import (
     set_oid,
     set_serial,
     set_status,
+    split_proven,
 )
 from durus.persistent_dict import PersistentDict
 from durus.serialize import (
@@ -55,7 +56,6 @@ from durus.serialize import (
     ObjectWriter,
     WritableConnection,
     open_record,
-    pack_record,
 )
 from durus.storage import Storage
 from durus.utils import as_bytes, int8_to_str
@@ -127,7 +127,7 @@ class Connection(WritableConnection):
         self._storage = open_storage(storage) if not isinstance(storage, Storage) else storage
         self._where = str(self._storage)
         self._reader = ObjectReader(self, ClassFinder(trust, broken_objects))
-        self._adopted: list[PersistentObject] = []
+        self.adopted: list[PersistentObject] = []
         self._spare_oids: list[bytes] = []
         self._stale: set[bytes] = set()
         self.summaries: WeakSet[Summary] = WeakSet()
@@ -249,7 +249,8 @@ class Connection(WritableConnection):
 
     def _load(self, oid: bytes) -> tuple[bytes, bytes]:
         """Load a record and give its data and refs."""
-        self._refuse_after_conflict()
+        if self._conflict is not None:
+            self._refuse_after_conflict()
         try:
             record = self._storage.load(oid)
         except ReadConflictError as conflict:
@@ -258,7 +259,7 @@ class Connection(WritableConnection):
             self._note_stale(self._sync())
             self._refuse_after_conflict(conflict)
             record = self._storage.load(oid)
-        return open_record(oid, record, self._where)
+        return split_proven(oid, record) or open_record(oid, record, self._where)
 
     def _refuse_after_conflict(self, cause: ReadConflictError | None = None) -> None:
         """Once something that this transaction used is stale, whatever it reads may not fit it."""
@@ -384,12 +385,9 @@ class Connection(WritableConnection):
         """Give the number of this transaction: it grows by one with each commit or abort."""
         return self.transaction_serial
 
-    def adopt(self, obj: PersistentObject) -> bytes:
-        """Give a new object an oid and this connection; undone if the commit fails."""
-        oid = self._spare_oids.pop() if self._spare_oids else self._storage.new_oid()
-        self._adopt_as(obj, oid)
-        self._adopted.append(obj)
-        return oid
+    def new_oid(self) -> bytes:
+        """Give the oid of a new object, one that a failed commit did not need if there is any."""
+        return self._spare_oids.pop() if self._spare_oids else self._storage.new_oid()
 
     def _adopt_as(self, obj: PersistentObject, oid: bytes) -> None:
         set_oid(obj, oid)
@@ -400,26 +398,33 @@ class Connection(WritableConnection):
         if self._conflict is not None:
             raise WriteConflictError(self._conflict.oids) from self._conflict
         is_ending = False
+        objects: list[PersistentObject] = []
         try:
-            stored = self._pickle_changes()
+            records = self._pickle_changes(objects)
             self._storage.begin()
-            for obj, record in stored:
-                self._storage.store(obj._p_oid, record)
+            store = self._storage.store
+            for record in records:
+                store(record[:8], record)
             is_ending = True
             self._storage.end(self._handle_invalidations)
         except BaseException as error:
             # An interrupt may come when all is stored: then the oids must not mean other objects.
             self._undo_adoptions(keep_oids=not is_ending or isinstance(error, ConflictError))
             raise
-        self._adopted.clear()
-        for obj, _ in stored:
+        self.adopted.clear()
+        note_use = self.cache.note_use
+        for obj in objects:
             obj._p_set_status_saved()
-            self.cache.note_use(obj)
+            note_use(obj)
         self.changed.clear()
 
-    def _pickle_changes(self) -> list[tuple[PersistentObject, bytes]]:
-        """Give each changed object, and each new one that they refer to, with its record."""
-        stored: list[tuple[PersistentObject, bytes]] = []
+    def _pickle_changes(self, objects: list[PersistentObject]) -> list[bytes]:
+        """Give the records of each changed object and each new one that they refer to.
+
+        Args:
+            objects: gets those objects, in the same order.
+        """
+        records: list[bytes] = []
         pickled: set[bytes] = set()
         writer = ObjectWriter(self)
         try:
@@ -429,14 +434,14 @@ class Connection(WritableConnection):
                 pickled.update(waiting)
                 for oid in waiting:
                     for obj in writer.gen_new_objects(self.changed[oid]):
-                        data, refs = writer.get_state(obj)
-                        stored.append((obj, pack_record(obj._p_oid, data, refs)))
+                        records.append(writer.get_record(obj))
+                        objects.append(obj)
         finally:
             writer.close()
-        return stored
+        return records
 
     def _undo_adoptions(self, *, keep_oids: bool) -> None:
-        for obj in self._adopted:
+        for obj in self.adopted:
             oid = obj._p_oid
             del self.cache[oid]
             set_oid(obj, None)
@@ -444,7 +449,7 @@ class Connection(WritableConnection):
             set_serial(obj, 0)
             if keep_oids:
                 self._spare_oids.append(oid)
-        self._adopted.clear()
+        self.adopted.clear()
 
     def _handle_invalidations(self, oids: list[bytes]) -> None:
         """Refuse a commit if one of `oids`, which others changed, was used by this transaction."""

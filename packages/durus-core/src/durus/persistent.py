@@ -58,7 +58,10 @@ PersistentBase = _hot.PersistentBase
 RecordFile = _hot.RecordFile
 ReferenceReader = _hot.ReferenceReader
 ReferenceWriter = _hot.ReferenceWriter
+get_state = _hot.get_state
+make_record = _hot.make_record
 proof_of = _hot.proof_of
+read_plain_state = _hot.read_plain_state
 set_state = _hot.set_state
 split_proven = _hot.split_proven
 
@@ -79,14 +82,9 @@ class PersistentObject(PersistentBase):
 
         A subclass may return anything that pickles and that its `__setstate__` takes.
         """
-        state = dict(getattr(self, "__dict__", ()))
+        state = get_state(self, data_slots(type(self)))
         # `Box[int]()` sets it: how the object was made, not what it holds.
         state.pop("__orig_class__", None)
-        for descriptor in _data_slots(type(self)):
-            try:
-                state[_stored_name(descriptor)] = descriptor.__get__(self)
-            except AttributeError:
-                continue  # the slot is not set
         return state
 
     def __setstate__(self, state: Any) -> None:
@@ -128,7 +126,7 @@ class PersistentObject(PersistentBase):
 
     def _p_set_status_ghost(self) -> None:
         """Drop the attributes; the next access loads them again."""
-        held = _hot.clear_state(self, _data_slots(type(self)))
+        held = _hot.clear_state(self, data_slots(type(self)))
         set_status(self, GHOST)
         # Not earlier: what the attributes held may use this object when it ends.
         del held
@@ -166,8 +164,8 @@ class PersistentObject(PersistentBase):
 
     def _p_gen_data_slots(self) -> Iterator[str]:
         """Yield the names of the slots that hold state."""
-        for descriptor in _data_slots(type(self)):
-            yield _stored_name(descriptor)
+        for descriptor in data_slots(type(self)):
+            yield descriptor.__name__
 
 
 def _note_before(set_attribute: Callable[[Any, str, Any], None]) -> Any:
@@ -225,7 +223,7 @@ class ComputedAttribute(PersistentObject):
 _slots_of_class: WeakKeyDictionary[type, tuple[MemberDescriptorType, ...]] = WeakKeyDictionary()
 
 
-def _data_slots(cls: type) -> tuple[MemberDescriptorType, ...]:
+def data_slots(cls: type) -> tuple[MemberDescriptorType, ...]:
     """Give the descriptors of the slots that hold state, base classes first."""
     try:
         return _slots_of_class[cls]
@@ -238,7 +236,3 @@ def _data_slots(cls: type) -> tuple[MemberDescriptorType, ...]:
         )
         _slots_of_class[cls] = found
         return found
-
-
-def _stored_name(descriptor: MemberDescriptorType) -> str:
-    return descriptor.__name__

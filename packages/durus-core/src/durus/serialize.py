@@ -41,6 +41,7 @@ from functools import lru_cache, partial
 from io import BytesIO
 from pickle import Pickler, PicklingError, Unpickler, UnpicklingError, _Pickler, dumps
 from struct import Struct
+from types import MemberDescriptorType
 from typing import Any
 
 from durus.broken import BrokenInstance, BrokenObject, broken_class
@@ -54,7 +55,11 @@ from durus.persistent import (
     RecordFile,
     ReferenceReader,
     ReferenceWriter,
+    data_slots,
+    get_state,
+    make_record,
     proof_of,
+    read_plain_state,
     set_status,
     split_proven,
 )
@@ -91,7 +96,8 @@ _COMPRESSED_START_BYTE = 0x78
 _COMPRESSION_MINIMUM_BYTES = 4096
 _COMPRESSION_PROBE_BYTES = 32768
 
-_LARGE_STATE_BYTES = 16384
+# The memo of a state full of references has an entry for every 8 bytes.
+_LARGE_STATE_BYTES = 2560
 
 # What a pickler raises for what it cannot pickle; other exceptions come from a class.
 _UNPICKLABLE = (PicklingError, TypeError, AttributeError, RecursionError)
@@ -254,22 +260,51 @@ def _from(path: str | None) -> str:
 class ObjectWriter:
     """Makes the records of one commit, with one pickler.
 
-    The connection gives a new oid to each new object that a state refers to; `gen_new_objects`
-    yields it so that it is stored as well.
+    Each new object that a state refers to becomes one of the connection, with a new oid;
+    `gen_new_objects` yields it so that it is stored as well.
     """
 
     def __init__(self, connection: WritableConnection) -> None:
-        self._connection = connection
-        self._new_objects: list[PersistentObject] = []
+        self._adopted = connection.adopted
         self._chunks = _Chunks()
-        self._references = ReferenceWriter(connection, self._adopt)
+        self._references = ReferenceWriter(connection, connection.new_oid, self._adopted)
         self._pickler = _make_pickler(self._chunks, self._references)
+        # Of each class its pickle, and its slots if it leaves __getstate__ as it is.
+        self._kinds: dict[type, tuple[bytes, tuple[MemberDescriptorType, ...] | None]] = {}
 
     def gen_new_objects(self, obj: PersistentObject) -> Iterator[PersistentObject]:
         """Yield `obj`, then each new object that the states taken meanwhile refer to."""
-        self._new_objects.append(obj)
-        while self._new_objects:
-            yield self._new_objects.pop()
+        adopted = self._adopted
+        count = len(adopted)
+        waiting = [obj]
+        while waiting:
+            yield waiting.pop()
+            if len(adopted) > count:
+                waiting += adopted[count:]
+                count = len(adopted)
+
+    def get_record(self, obj: PersistentObject) -> bytes:
+        """Give the record of an object that has an oid.
+
+        Raises:
+            UnpicklableError: the state holds something that cannot be pickled.
+            ForeignObjectError: the state refers to an object of another Connection.
+        """
+        klass: type = type(obj)
+        if klass not in self._kinds:
+            if isinstance(obj, BrokenObject):
+                return pack_record(obj._p_oid, obj.stored_data, obj.stored_refs)
+            self._kinds[klass] = class_pickle(klass), _plain_slots(klass)
+        pickled_class, slots = self._kinds[klass]
+        oid = obj._p_oid
+        self._references.begin(oid)
+        if slots is None:
+            state = obj.__getstate__()
+        else:
+            state = get_state(obj, slots)
+            state.pop("__orig_class__", None)
+        pickled = self._pickle(obj, state)
+        return make_record(oid, pickled_class, pickled, self._references.get_refs())
 
     def get_state(self, obj: PersistentObject) -> tuple[bytes, bytes]:
         """Pickle an object that has an oid.
@@ -278,20 +313,10 @@ class ObjectWriter:
             data (sealed) and refs, for `pack_record`.
 
         Raises:
-            UnpicklableError: the state holds something that cannot be pickled.
-            ForeignObjectError: the state refers to an object of another Connection.
+            UnpicklableError, ForeignObjectError: as `get_record`.
         """
-        oid = obj._p_oid
-        if isinstance(obj, BrokenObject):
-            return obj.stored_data, obj.stored_refs
-        self._references.begin(oid)
-        state = self._pickle(obj, obj.__getstate__())
-        if len(state) >= _COMPRESSION_MINIMUM_BYTES:
-            state = _shrink(state)
-        klass: type = type(obj)
-        body = class_pickle(klass) + state
-        refs = self._references.get_refs()
-        return seal(oid, body, refs), refs
+        _, data, refs = unpack_record(self.get_record(obj))
+        return data, refs
 
     def close(self) -> None:
         """Break the cycle between the pickler and this writer."""
@@ -302,16 +327,21 @@ class ObjectWriter:
         chunks.clear()
         try:
             self._pickler.dump(state)
-        except _UNPICKLABLE as error:
+        except BaseException as error:
+            # Its memo knows what this state began with.
+            self._pickler = _make_pickler(chunks, self._references)
+            if not isinstance(error, _UNPICKLABLE):
+                raise
             self._pickle_with_broken(obj, state, error)
-        finally:
-            pickled = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            # Clearing a memo takes time in proportion to the most that it ever held.
-            if len(pickled) < _LARGE_STATE_BYTES:
-                self._pickler.clear_memo()
-            else:
-                self._pickler = _make_pickler(chunks, self._references)
-        return _without_frame(pickled)
+        pickled = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if len(pickled) < _LARGE_STATE_BYTES:
+            self._pickler.clear_memo()
+            return pickled
+        # Clearing a memo takes time in proportion to the most that it ever held.
+        self._pickler = _make_pickler(chunks, self._references)
+        if len(pickled) < _COMPRESSION_MINIMUM_BYTES:
+            return pickled
+        return _shrink(_without_frame(pickled))
 
     def _pickle_with_broken(self, obj: PersistentObject, state: object, error: Exception) -> None:
         """Try again with a pickler that can name classes which cannot be imported."""
@@ -326,20 +356,31 @@ class ObjectWriter:
                 return
         raise _explain_unpicklable(obj, state, error) from error
 
-    def _adopt(self, obj: PersistentObject) -> bytes:
-        oid = self._connection.adopt(obj)
-        self._new_objects.append(obj)
-        return oid
-
 
 class WritableConnection(ConnectionBase):
-    """What an ObjectWriter asks of a Connection."""
+    """What an ObjectWriter asks of a Connection.
+
+    Attributes:
+        adopted: the new objects that an ObjectWriter has made this connection's, in that order.
+    """
 
     __slots__ = ()
 
-    def adopt(self, obj: PersistentObject) -> bytes:
-        """Give a new object an oid and this connection."""
+    adopted: list[PersistentObject]
+
+    def new_oid(self) -> bytes:
+        """Give the oid of a new object."""
         raise NotImplementedError
+
+
+def _plain_slots(klass: type[PersistentObject]) -> tuple[MemberDescriptorType, ...] | None:
+    """Give the slots of a class whose states `get_state` makes as its `__getstate__` would."""
+    if (
+        klass.__getstate__ is PersistentObject.__getstate__
+        and klass.__getattribute__ is PersistentObject.__getattribute__
+    ):
+        return data_slots(klass)
+    return None
 
 
 class _Chunks(list[bytes]):
@@ -551,6 +592,9 @@ class ObjectReader:
         if not load:
             return self.get_state_pickle(data)
         self._load_count += 1
+        state = read_plain_state(data, self._find_class, self._find_object)
+        if state is not NotImplemented:
+            return state
         start = 0
         try:
             start = _find_state(data)

@@ -382,7 +382,7 @@ class MemoryStorage(Storage):
         yield Removal(garbage.__contains__)
         # What was committed meanwhile may refer to some of it.
         reachable = {oid for oid, _ in self.gen_oid_record(ROOT_OID)}
-        garbage -= reachable
+        garbage = (garbage - reachable) & records.keys()
         for oid in garbage:
             del records[oid]
         self._removed |= garbage

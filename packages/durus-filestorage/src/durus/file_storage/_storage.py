@@ -156,8 +156,10 @@ class JournalStorage(Storage):
         return removed
 
     def new_oid(self) -> bytes:
-        self._check_writable()
-        oid_int = max(self._next_oid_int, self._journal.next_oid_int)
+        journal = self._journal
+        if self._is_closed or self._readonly or journal.failure:
+            self._check_writable()
+        oid_int = max(self._next_oid_int, journal.next_oid_int)
         if oid_int >= FIRST_UNCOUNTED_OID_INT:
             raise StorageError(f"tried to make a new oid, but {self} has used the highest one")
         self._next_oid_int = oid_int + 1
