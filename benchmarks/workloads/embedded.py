@@ -113,7 +113,7 @@ EMBEDDED = [
         task="commits",
         peers=(*FILES, "durus5-sqlite", "relstorage", "file", "sqlite3", "lmdb"),
         targets=(at_least(3),),
-        full=ITEMS_10K | {"operations": 5_000, "synced": False},
+        full=ITEMS_10K | {"operations": 3_000, "synced": False},
         quick=FEW | {"operations": 5},
     ),
     Workload(

@@ -11,7 +11,7 @@ __all__ = ["SERVED"]
 SERVERS = ("durus5", "durus5-uvloop", "durus43", "zodb")
 
 # Groups of 100 Items. ZEO walks some 2,000 a second.
-LARGE = {"groups": 300, "members": 100}
+LARGE = {"groups": 200, "members": 100}
 SMALL = {"groups": 100, "members": 100}
 TINY = {"groups": 20, "members": 20}
 
@@ -46,7 +46,7 @@ OF_43 = ("durus43",)
 SERVED = [
     _served(
         "walk",
-        "cold walk of 30,000 objects, 1 client",
+        "cold walk of 20,000 objects, 1 client",
         "walk",
         (at_least(5, versus=OF_43),),
         LARGE,
@@ -57,7 +57,7 @@ SERVED = [
         "single random loads, 1 client",
         "loads",
         (at_least(1.2, versus=OF_43),),
-        LARGE | {"operations": 6_000},
+        LARGE | {"operations": 5_000},
         {"operations": 100},
     ),
     _served(
@@ -65,19 +65,19 @@ SERVED = [
         "random loads, 8 clients in all",
         "loads",
         (at_least(2, versus=OF_43),),
-        LARGE | {"operations": 2_000},
+        LARGE | {"operations": 1_500},
         {"operations": 50},
         clients=8,
     ),
     _commits(1, 400, at_least(1)),
     _commits(4, 200, at_least(2)),
-    _commits(16, 80, at_least(5), at_most(0.5, "p99_ms")),
+    _commits(16, 60, at_least(5), at_most(0.5, "p99_ms")),
     _served(
         "sync",
         "sync with nothing new, 1 client",
         "refreshes",
         (at_least(1, versus=OF_43),),
-        SMALL | {"operations": 10_000},
+        SMALL | {"operations": 6_000},
         {"operations": 100},
     ),
     Workload(

@@ -17,15 +17,19 @@ __all__ = ["TASKS", "anonymous_bytes", "time_attributes", "time_mapping"]
 
 # A statement stands so many times in the loop: what the loop itself takes must not count.
 UNROLLED = 20
-REPEATS = 7
+# Short ones: on a machine with neighbours some of them have the processor to themselves.
+REPEATS = 25
+REPEAT_S = 0.004
+FIRST_WRITES = 7
 FEW_ITEMS = 1000
 
 
 def _statement_ns(statement: str, **names: Any) -> float:
-    """Time a statement of some nanoseconds: the fastest of some repeats, as the rest is noise."""
-    timer = timeit.Timer("; ".join([statement] * UNROLLED), globals=names)
+    """Time a statement of some nanoseconds: the fastest of many repeats, as the rest is noise."""
+    statements = "; ".join([statement] * UNROLLED)
+    timer = timeit.Timer(statements, timer=time.process_time, globals=names)
     number, taken_s = timer.autorange()
-    number = max(int(number * 0.02 / taken_s), 1)  # 20 ms each
+    number = max(int(number * REPEAT_S / taken_s), 1)
     return min(timer.repeat(REPEATS, number)) / number / UNROLLED * 1e9
 
 
@@ -36,14 +40,14 @@ def time_attributes(items: Sequence[Any], refresh: Callable[[], None]) -> dict[s
     item.counter = 1
     figures["write_ns"] = _statement_ns("item.counter = 7", item=item)
     firsts_s = []
-    for _ in range(REPEATS):
+    for _ in range(FIRST_WRITES):
         refresh()
         for each in items:
             each.n  # noqa: B018 - loads what the last round changed
-        began = time.perf_counter()
+        began = time.process_time()
         for each in items:
             each.counter = 7
-        firsts_s.append(time.perf_counter() - began)
+        firsts_s.append(time.process_time() - began)
     refresh()
     return figures | {"first_write_ns": min(firsts_s) / len(items) * 1e9}
 
@@ -63,7 +67,8 @@ def attributes(peer: Peer, settings: Settings) -> Callable[[], Outcome]:
 
 
 def _each_ns(function: Callable[[], object], count: int) -> float:
-    return min(timeit.Timer(function).repeat(REPEATS, 20)) / 20 / count * 1e9
+    timer = timeit.Timer(function, timer=time.process_time)
+    return min(timer.repeat(REPEATS, 20)) / 20 / count * 1e9
 
 
 def time_mapping(mapping: Any, keys: Sequence[str]) -> dict[str, float]:
