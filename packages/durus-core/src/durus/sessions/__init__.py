@@ -19,6 +19,9 @@ A session that reads an older snapshot gets the records that were overwritten si
 and those that a pack removed.
 """
 
+from __future__ import annotations
+
+import durus.backends  # noqa: F401 - refuses to load beside an old Durus
 from durus.sessions._session import Session
 from durus.sessions._shared import SharedStorage
 
