@@ -1090,3 +1090,30 @@ def test_a_process_ends_well(end: str, mode: list[str]) -> None:
         [sys.executable, *mode, "-c", code], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
+
+
+@pytest.mark.skipif("c" not in TWINS, reason="durus._speedups is not built here")
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="it keeps no values inline")
+def test_states_of_many_ghosts_are_small() -> None:
+    """However many ghosts are made before the first of them is loaded, none has a dict of its own.
+
+    A dict that shares no names with others takes 270 bytes here.
+    """
+    kit = Kit(TWINS["c"])
+    connection = kit.Connection()
+    count = 500
+    state = {"a": None, "b": None, "c": None, "d": None}
+
+    def make(first: int) -> list[Any]:
+        return [kit.ghost(connection, number) for number in range(first, first + count)]
+
+    used = []
+    for first in (1, count + 1):
+        things = make(first)
+        tracemalloc.start()
+        for thing in things:
+            kit.twin.set_state(thing, state)
+        used.append(tracemalloc.get_traced_memory()[0] / count)
+        tracemalloc.stop()
+    assert used[0] < 200
+    assert used[1] < 10

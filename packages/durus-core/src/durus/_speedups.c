@@ -61,6 +61,8 @@ static PyTypeObject PersistentType, CacheType, ConnectionType;
 static PyObject *own_setattr, *own_delattr, *own_note_change;
 static PyObject *str_setattr, *str_delattr, *str_note_change, *str_load_state, *str_set_ghost;
 static PyObject *str_data, *str_missing, *str_refuse, *empty_tuple, *slow_types;
+static PyObject *shaped_types; /* a set, which keeps them alive */
+static PyTypeObject *last_shaped;
 static PyObject *InvalidOidError, *ForeignObjectError, *UnpicklingError;
 
 /* What CPython gives a class whose __setattr__ is not a C slot; known after the first class. */
@@ -1037,6 +1039,36 @@ Cache_get(Cache *self, PyObject *key)
 }
 
 /* Give the object under `oid` or a new ghost; a new reference. */
+/* CPython 3.11 and 3.12 keep the values of an instance inline, under names that its class knows, if the
+   names are known before many instances are made: each instance without values leaves room for one name
+   fewer. So a ghost has no room for values until the class is shaped, by the first state that is set. */
+
+/* How many instances take up the room for names that a class has, but for one more name. */
+enum { INSTANCES_TO_SHAPE = 30 };
+
+static int
+is_shaped(PyTypeObject *type)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return 1;
+#else
+    return type == last_shaped ? 1 : PySet_Contains(shaped_types, (PyObject *)type);
+#endif
+}
+
+static PyObject *
+make_ghost(PyTypeObject *type)
+{
+    int is_ready = type->tp_flags & Py_TPFLAGS_IS_ABSTRACT ? 1 : is_shaped(type);
+    if (is_ready != 0) {
+        return is_ready < 0 ? NULL : Persistent_new(type, empty_tuple, NULL);
+    }
+    if (type->tp_setattro != Persistent_setattro && choose_setattro(type) < 0) {
+        return NULL;
+    }
+    return type->tp_alloc(type, 0);
+}
+
 static PyObject *
 get_instance(Cache *self, uint64_t oid, PyObject *klass, PyObject *connection)
 {
@@ -1044,7 +1076,7 @@ get_instance(Cache *self, uint64_t oid, PyObject *klass, PyObject *connection)
     if (obj != NULL) {
         return Py_NewRef((PyObject *)obj);
     }
-    obj = (Persistent *)Persistent_new((PyTypeObject *)klass, empty_tuple, NULL);
+    obj = (Persistent *)make_ghost((PyTypeObject *)klass);
     if (obj == NULL) {
         return NULL;
     }
@@ -1635,6 +1667,40 @@ set_stored_attribute(PyObject *obj, PyObject *name, PyObject *value)
     return set_in_dict(obj, name, value);
 }
 
+/* Have a class know the names of a state, and make its instances as small as these allow. */
+static int
+shape(PyTypeObject *type, PyObject *state)
+{
+    if (PySet_Add(shaped_types, (PyObject *)type) < 0) {
+        return -1;
+    }
+    last_shaped = type;
+    if (type->tp_flags & Py_TPFLAGS_IS_ABSTRACT || type->tp_finalize != NULL) {
+        return 0; /* a sample would end as if it were an object of the program */
+    }
+    PyObject *sample = PyBaseObject_Type.tp_new(type, empty_tuple, NULL);
+    PyObject *name, *value;
+    Py_ssize_t position = 0;
+    while (sample != NULL && PyDict_Next(state, &position, &name, &value)) {
+        PyObject *found = PyUnicode_CheckExact(name) ? _PyType_Lookup(type, name) : NULL;
+        if (!PyUnicode_CheckExact(name) || (found != NULL && Py_TYPE(found)->tp_descr_set != NULL)) {
+            continue; /* not where the values of instances are */
+        }
+        Py_INCREF(name);
+        PyUnicode_InternInPlace(&name);
+        if (PyObject_GenericSetAttr(sample, name, Py_None) < 0) {
+            PyErr_Clear(); /* the class has slots only: set_state will say so */
+        }
+        Py_DECREF(name);
+    }
+    for (int i = 0; sample != NULL && i < INSTANCES_TO_SHAPE; i++) {
+        Py_DECREF(sample);
+        sample = PyBaseObject_Type.tp_new(type, empty_tuple, NULL);
+    }
+    Py_XDECREF(sample);
+    return sample == NULL ? -1 : 0;
+}
+
 static PyObject *
 set_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -1648,6 +1714,10 @@ set_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
     if (!PyDict_Check(args[1])) {
         PyErr_Format(PyExc_TypeError, "the state of a %.200s is a dict, got %.80R",
                      Py_TYPE(args[0])->tp_name, args[1]);
+        return NULL;
+    }
+    int is_known = is_shaped(Py_TYPE(args[0]));
+    if (is_known < 0 || (!is_known && shape(Py_TYPE(args[0]), args[1]) < 0)) {
         return NULL;
     }
     PyObject *name, *value;
@@ -2039,6 +2109,7 @@ make_constants(void)
 {
     empty_tuple = PyTuple_New(0);
     slow_types = PySet_New(NULL);
+    shaped_types = PySet_New(NULL);
     str_setattr = PyUnicode_InternFromString("__setattr__");
     str_delattr = PyUnicode_InternFromString("__delattr__");
     str_note_change = PyUnicode_InternFromString("_p_note_change");
