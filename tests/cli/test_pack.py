@@ -22,7 +22,10 @@ from durus.file_storage import FileStorage
 class Waiting(FileStorage):
     def get_packer(self):
         packer = super().get_packer()
-        yield next(packer)
+        for step in packer:
+            yield step
+            if isinstance(step, int):
+                break
         signal.pause()
         yield from packer
 """
