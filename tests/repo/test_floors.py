@@ -34,6 +34,7 @@ FLOORS = [
     ("durus-sqlite", "sqlite_storage"),
     ("durus-server", "_wire"),
     ("durus-server", "storage_server client_storage"),
+    ("durus-cli", "tools"),
     ("durus-cli", "cli"),
     ("durus-cli", "__main__"),
 ]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import click
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from durus.cli._output import bytes_text, count_text, one_line, stderr_console
+from durus.cli._output import bytes_text, count_text, one_line
+from durus.cli._progress import progress
 from durus.cli._target import database_argument, open_target, server_options, target_of
 from durus.storage import Storage, StorageDescription
 
@@ -39,7 +37,7 @@ def _pack(storage: Storage, name: str) -> int | None:
     packer = storage.get_packer()
     kept = None
     try:
-        with _progress(f"packing {one_line(name)}") as show:
+        with progress(f"packing {name}") as show:
             for step in packer:
                 if isinstance(step, int):
                     kept = step
@@ -50,23 +48,6 @@ def _pack(storage: Storage, name: str) -> int | None:
         if close is not None:
             close()
     return kept
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal; give what moves it.
-
-    How many objects the root reaches is known only at the end: the bar moves without a share, and
-    beside it stands what was copied so far.
-    """
-    console = stderr_console()
-    if not console.is_terminal:
-        yield lambda kept: None  # noqa: ARG005 - nobody watches
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-        task = progress.add_task(title, total=None, count="")
-        yield lambda kept: progress.update(task, count=count_text(kept, "object"))
 
 
 def _summary(
