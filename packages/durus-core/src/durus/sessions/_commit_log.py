@@ -8,12 +8,17 @@ are bounded.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Collection, Mapping
+from itertools import takewhile
+from operator import attrgetter
 
 __all__ = ["CommitLog", "LoggedCommit"]
 
 Overwritten = Mapping[bytes, bytes | None]
+
+_SERIAL_OF = attrgetter("serial")
 
 
 class LoggedCommit:
@@ -64,6 +69,9 @@ class CommitLog:
         self._commits: deque[LoggedCommit] = deque()
         # What changed an oid: one commit, or several in their order.
         self._by_oid: dict[bytes, LoggedCommit | deque[LoggedCommit]] = {}
+        # The serial of what changed an oid last; the latest at the end. Some clients never sync,
+        # and each of their commits asks: it must not cost them a walk over the commits of others.
+        self._last_changes: dict[bytes, int] = {}
         self._oid_count = 0
         self._pack_count = 0
         # Those whose overwritten records are here.
@@ -83,6 +91,10 @@ class CommitLog:
             earlier.append(commit)
         first = commit.oids if not again else set(commit.oids) - again
         by_oid.update(dict.fromkeys(first, commit))
+        last_changes = self._last_changes
+        for oid in again:
+            del last_changes[oid]
+        last_changes.update(dict.fromkeys(commit.oids, commit.serial))
         self._oid_count += len(commit.oids)
         if commit.overwritten is not None:
             self._with_records.append(commit)
@@ -105,36 +117,37 @@ class CommitLog:
 
     def oids_since(self, serial: int) -> set[bytes] | None:
         """Give the oids that changed after a snapshot, or None if that is no longer known."""
-        return self._oids_since(serial, (False, True)) if serial >= self.start else None
+        if serial < self.start:
+            return None
+        changes = reversed(self._last_changes.items())
+        return {oid for oid, _ in takewhile(lambda change: change[1] > serial, changes)}
 
     def stored_since(self, serial: int) -> set[bytes]:
         """Give the oids that commits stored after a snapshot, as far as that is known."""
-        return self._oids_since(serial, (False,))
+        return self._oids_since(serial, is_pack=False)
 
     def removed_since(self, serial: int) -> set[bytes]:
         """Give the oids that packs removed after a snapshot, as far as that is known."""
-        return self._oids_since(serial, (True,)) if self._pack_count else set()
+        return self._oids_since(serial, is_pack=True) if self._pack_count else set()
 
-    def _oids_since(self, serial: int, is_pack: Collection[bool]) -> set[bytes]:
+    def _oids_since(self, serial: int, *, is_pack: bool) -> set[bytes]:
         oids: set[bytes] = set()
         for commit in reversed(self._commits):
             if commit.serial <= serial:
                 break
-            if commit.is_pack in is_pack:
+            if commit.is_pack == is_pack:
                 oids.update(commit.oids)
         return oids
 
     def first_change(self, oid: bytes, serial: int) -> LoggedCommit | None:
         """Give the first commit after a snapshot that changed an oid: what it replaced is in it."""
-        commits = self._by_oid.get(oid, ())
+        commits = self._by_oid.get(oid)
+        if commits is None:
+            return None
         if isinstance(commits, LoggedCommit):
             return commits if commits.serial > serial else None
-        first = None
-        for commit in reversed(commits):
-            if commit.serial <= serial:
-                break
-            first = commit
-        return first
+        at = bisect_right(commits, serial, key=_SERIAL_OF)
+        return commits[at] if at < len(commits) else None
 
     def get_overwritten(self) -> list[bytes]:
         """Give the records that were overwritten or removed, as far as they are here."""
@@ -157,6 +170,7 @@ class CommitLog:
                 if commits:
                     continue
             del self._by_oid[oid]
+            del self._last_changes[oid]
         if commit.overwritten is not None:
             self._with_records.popleft()
             self._forget_records(commit)

@@ -7,7 +7,10 @@ from typing import Generic, Protocol, TypeVar
 
 from durus.serialize import split_oids, unpack_record
 
-__all__ = ["Done", "PendingCommit", "refs_of"]
+__all__ = ["Done", "PendingCommit", "added_refs", "refs_of"]
+
+# So many references are looked for one by one among those of a record that may have thousands.
+_FEW_REFS_BYTES = 8 * 8
 
 Done = Callable[[BaseException | None], None]
 
@@ -89,3 +92,21 @@ def _ignore(error: BaseException | None) -> None:
 def refs_of(record: bytes | None) -> Iterable[bytes]:
     """Give what a record refers to; of no record, nothing."""
     return split_oids(unpack_record(record)[2]) if record is not None else ()
+
+
+def added_refs(record: bytes, old: bytes | None) -> set[bytes]:
+    """Give what a record refers to and the one that it replaces, if there is one, does not."""
+    refs = unpack_record(record)[2]
+    before = unpack_record(old)[2] if old is not None else b""
+    if refs == before:
+        return set()
+    if len(refs) <= _FEW_REFS_BYTES:
+        return {ref for ref in split_oids(refs) if not _has_ref(before, ref)}
+    return set(split_oids(refs)).difference(split_oids(before))
+
+
+def _has_ref(refs: bytes, ref: bytes) -> bool:
+    at = refs.find(ref)
+    while at % 8 and at > 0:
+        at = refs.find(ref, at + 1)
+    return at >= 0

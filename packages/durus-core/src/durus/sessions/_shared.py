@@ -20,7 +20,7 @@ from durus.error import (
 from durus.serialize import ROOT_OID
 from durus.sessions._commit_log import CommitLog, LoggedCommit
 from durus.sessions._oid_supply import OidSupply
-from durus.sessions._pending_commit import PendingCommit, refs_of
+from durus.sessions._pending_commit import PendingCommit, added_refs, refs_of
 from durus.sessions._record_cache import RecordCache
 from durus.sessions._session import Session
 from durus.storage import Removal, Storage, check_oid
@@ -350,7 +350,7 @@ class SharedStorage:
                 commit.new_oids.add(oid)
             elif not self._may_have_changed(oid, commit.view):
                 raise UnissuedOidError(oid)
-        for ref in set(refs_of(record)).difference(refs_of(old)):
+        for ref in added_refs(record, old):
             if ref != oid and ref not in commit.records and self._find(ref) is None:
                 commit.absent.add(ref)
                 commit.extra_bytes += _ENTRY_BYTES

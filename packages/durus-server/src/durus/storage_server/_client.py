@@ -175,7 +175,9 @@ class Client:
         with memoryview(data) as view:
             while left:
                 if self.refusal is not None:
+                    # However much it is: it comes faster than the others could be seen to.
                     start, left = min(start + left, end), max(0, left - (end - start))
+                    self.connection.end_turn()
                     break
                 size = self._size_of_entry(data, start, left)
                 if size > end - start:

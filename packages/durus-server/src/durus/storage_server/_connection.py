@@ -9,6 +9,7 @@ while the client does not read the replies that it has, while a request of its w
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -31,6 +32,9 @@ _TURN_BYTES = 256 << 10
 # While commits are on their way, a turn begins that much later, and nobody new comes sooner: the
 # thread that commits would get neither the interpreter nor the storage's lock from a busy loop.
 COMMIT_PAUSE_S = 0.001
+
+# It begins later still, if the turn before took long: by that many times what it took.
+_PAUSE_SHARE = 3
 
 # More than this waits for a client to read: the next reply is not made.
 _HIGH_WATER_BYTES = 256 << 10
@@ -84,6 +88,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._noted_rest_bytes = 0
         self._replies: Iterator[bytes] | None = None
         self._turn_bytes = 0
+        self._turn_start_s = 0.0
         self._is_waiting = False
         self._is_unread = False
         self._unread_bytes = 0
@@ -194,7 +199,8 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._is_turn_over = True
             loop = self._hub.loop
             if self._hub.committer.is_busy():
-                loop.call_later(COMMIT_PAUSE_S, self._begin_turn)
+                took_s = time.perf_counter() - self._turn_start_s
+                loop.call_later(max(COMMIT_PAUSE_S, _PAUSE_SHARE * took_s), self._begin_turn)
             else:
                 loop.call_soon(self._begin_turn)
 
@@ -261,6 +267,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     def _take_requests(self, data: bytes | bytearray) -> None:
         """Take what is whole of `data`, and keep the rest."""
         self._turn_bytes = 0
+        self._turn_start_s = time.perf_counter()
         start, end = 0, len(data)
         taken = 0
         try:
@@ -326,6 +333,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             return
         if self._replies is not None:
             self._turn_bytes = 0
+            self._turn_start_s = time.perf_counter()
             try:
                 self._send_replies()
             except Exception as error:  # noqa: BLE001 - as for what is short
