@@ -918,3 +918,28 @@ def test_what_a_record_overwrites_is_looked_up_once_after_the_session_moved() ->
         assert storage.loads == before
         session.begin()
         shared.flush()
+
+
+def test_what_came_before_the_session_moved_is_looked_up_again_step_by_step() -> None:
+    """A transaction of many records keeps others waiting for a few of them at a time."""
+    storage = Counting()
+    shared = SharedStorage(storage, strict=True)
+    mine, other = shared.new_session(), shared.new_session()
+    commit(other, make_record(ROOT_OID))
+    mine.sync()
+    oids = mine.new_oids(5)
+    mine.begin()
+    for oid in oids:
+        mine.store(oid, make_record(oid))
+    commit(other, make_record(ROOT_OID, [], b"news"))
+    assert mine.examine(2)
+    mine.sync()
+    before = storage.loads
+    steps = []
+    while not mine.examine(2):
+        steps.append(storage.loads - before)
+    assert steps == [2, 4]
+    assert storage.loads - before == 5
+    mine.end()
+    assert storage.loads - before == 5
+    assert storage.load(oids[4]) == make_record(oids[4])

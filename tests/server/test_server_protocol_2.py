@@ -216,6 +216,35 @@ def test_a_transaction_may_come_in_many_frames(tmp_path: Path, storage: MemorySt
         ]
 
 
+def test_a_sync_between_the_records_of_a_transaction_leaves_it_whole(
+    tmp_path: Path, storage: MemoryStorage
+) -> None:
+    """What a client stored before and after it moved is looked at anew, in turns, and committed."""
+    with serving(tmp_path, storage), NewPeer(tmp_path / "s") as a, NewPeer(tmp_path / "s") as b:
+        new = a.new_oids(100)
+        a.store(*(record(number) for number in new[:80]))
+        b.commit(record(2, payload=b"b"))
+        assert a.sync() == [2]
+        a.store(*(record(number) for number in new[80:]))
+        a.commit(record(1, new))
+        assert b.sync() == [1, *new]
+        assert b.load(1) == [record(1, new)]
+        assert b.load(new[0]) == [record(new[0])]
+
+
+def test_what_is_wrong_after_a_sync_is_refused(tmp_path: Path, storage: MemoryStorage) -> None:
+    """The oid of a stored object that a pack has removed by then is nobody's any more."""
+    with serving(tmp_path, storage), NewPeer(tmp_path / "s") as a, NewPeer(tmp_path / "s") as b:
+        a.store(record(3, payload=b"a"))
+        b.commit(record(0, [1, 2]))
+        b.send_frame(PACK)
+        while b.read_frame()[0] != DONE:
+            pass
+        assert a.sync() == [0, 3]
+        assert a.error(COMMIT)["error"] == "UnissuedOidError"
+        assert a.commit(record(1, payload=b"a")) == []
+
+
 def test_a_client_is_asked_about_what_it_has_loaded(tmp_path: Path, storage: MemoryStorage) -> None:
     """ASK tells what is stale and loaded; CONFIRM commits nevertheless, and tells the rest."""
     with serving(tmp_path, storage), NewPeer(tmp_path / "s") as a, NewPeer(tmp_path / "s") as b:

@@ -38,6 +38,7 @@ class PendingCommit(Generic[S]):
         done: called with the outcome.
         serial: its place in the order of all commits, once it is queued.
         view: what its session saw when the following was looked up.
+        unexamined: the oids of records for which it is still to be looked up.
         overwritten: the records that it replaces, None for an oid that is new; None in place of all
             where no other session can ask for them, or where they are too many.
         overwritten_bytes: how long these are.
@@ -58,6 +59,7 @@ class PendingCommit(Generic[S]):
         "records",
         "serial",
         "session",
+        "unexamined",
         "view",
     )
 
@@ -75,6 +77,7 @@ class PendingCommit(Generic[S]):
     def forget_examined(self) -> None:
         """Begin anew with what the session sees now."""
         self.view = self.session.view
+        self.unexamined = list(self.records)
         self.overwritten: dict[bytes, bytes | None] | None = {} if self._is_strict else None
         self.overwritten_bytes = self.extra_bytes = 0
         self.new_oids: set[bytes] = set()

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Session"]
 
+# How many records of a transaction to examine before other threads may go on.
+_EXAMINED_AT_ONCE = 100
+
 Handler = Callable[[list[bytes]], None]
 _Commit: TypeAlias = "PendingCommit[Session]"
 
@@ -107,6 +110,30 @@ class Session(Storage):
         transaction = self._transaction
         return transaction.record_bytes + transaction.extra_bytes if transaction is not None else 0
 
+    def examine(self, count: int) -> bool:
+        """Look up again what was looked up of the open transaction before the session moved.
+
+        Args:
+            count: for how many records at most; `submit()` does it for all that are left.
+
+        Returns:
+            Whether all is done.
+
+        Raises:
+            UnissuedOidError: an oid is new, and not this session's.
+        """
+        transaction = self._transaction
+        if transaction is None or not self._shared._strict:
+            return True
+        with self._lock:
+            if transaction.view != self.view:
+                transaction.forget_examined()
+            unexamined = transaction.unexamined
+            for oid in unexamined[-count:]:
+                self._shared._examine(transaction, oid, transaction.records[oid])
+            del unexamined[-count:]
+        return not unexamined
+
     def submit(self, handle_invalidations: Handler | None, done: Done) -> None:
         """End the transaction without waiting for the disk.
 
@@ -133,8 +160,8 @@ class Session(Storage):
             done(None)
             return None
         transaction.done = done
-        if self._shared._strict and transaction.view != self.view:
-            self._examine_again(transaction)
+        while not self.examine(_EXAMINED_AT_ONCE):
+            pass
         told: set[bytes] = set()
         told_until = self.view
         while True:
@@ -149,13 +176,6 @@ class Session(Storage):
             told |= news
             if handle is not None:
                 handle(sorted(news))
-
-    def _examine_again(self, transaction: _Commit) -> None:
-        """Look up what was looked up before the session moved."""
-        transaction.forget_examined()
-        for oid, record in transaction.records.items():
-            with self._lock:
-                self._shared._examine(transaction, oid, record)
 
     def _end_empty(self, handle: Handler | None) -> None:
         shared = self._shared

@@ -238,6 +238,21 @@ class Client:
         change, self._open_bytes = open_bytes - self._open_bytes, open_bytes
         self.connection.hold(change)
 
+    def has_examined(self) -> bool:
+        """Look up again some of what the transaction changes, if its session has moved meanwhile.
+
+        Returns:
+            Whether all is done. If not, the rest is for the client's next turn.
+        """
+        try:
+            is_done = self.session.examine(_TURN_RECORDS)
+        except DurusError as error:
+            self.refuse(error)
+            return True
+        if not is_done:
+            self.connection.end_turn()
+        return is_done
+
     def commit(self, answer: Callable[[BaseException | None], None]) -> None:
         """Hand the transaction on.
 

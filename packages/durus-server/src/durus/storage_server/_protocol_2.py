@@ -236,15 +236,20 @@ class Protocol2(Client):
     def _commit(self, number: int, payload: bytes) -> bool | None:
         if self._commits_under_way:
             return self._wait()
+        if not self.has_examined():
+            return LATER
         self._was_asked = False
         self.told.clear()
         self._hand_on(number)
         return None
 
-    def _confirm(self, number: int, payload: bytes) -> None:
+    def _confirm(self, number: int, payload: bytes) -> bool | None:
         if not self._was_asked:
             raise ProtocolError("it confirms what it was not asked")
+        if not self.has_examined():
+            return LATER
         self._hand_on(number)
+        return None
 
     def _give_up(self, number: int, payload: bytes) -> None:
         if self._was_asked:
