@@ -29,6 +29,8 @@ from durus._wire.address import (
     parse_host_port,
 )
 from durus.error import StorageDisconnectedError
+from durus.storage import MemoryStorage
+from durus.storage_server import StorageServer
 
 
 def is_connected(client: socket.socket, listening: socket.socket) -> bool:
@@ -341,7 +343,6 @@ def test_without_activation_nothing_is_inherited(monkeypatch: pytest.MonkeyPatch
         (HostPortAddress("0.0.0.0"), False),
         (HostPortAddress("::"), False),
         (HostPortAddress("192.0.2.1"), False),
-        (HostPortAddress("no-such-host.invalid"), False),
         (UnixDomainSocketAddress("/s"), True),
         (UnixAbstractAddress("s"), True),
     ],
@@ -350,6 +351,12 @@ def test_without_activation_nothing_is_inherited(monkeypatch: pytest.MonkeyPatch
 def test_loopback_is_told_from_the_world(address: SocketAddress, expected: bool) -> None:
     """Only where other machines cannot connect is an address loopback."""
     assert is_loopback(address) is expected
+
+
+def test_of_an_unknown_host_nothing_can_be_told() -> None:
+    """Whoever misspells a host is not told that other machines can reach it."""
+    with pytest.raises(OSError, match=r"cannot listen at no-such-host\.invalid:2972: "):
+        StorageServer(MemoryStorage(), "no-such-host.invalid")
 
 
 def test_an_inherited_socket_of_the_world_is_no_loopback() -> None:

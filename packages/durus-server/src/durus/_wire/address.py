@@ -316,7 +316,11 @@ def inherited_socket() -> InheritedSocket | None:
 
 
 def is_loopback(address: SocketAddress) -> bool:
-    """Tell whether only this machine can connect to an address."""
+    """Tell whether only this machine can connect to an address.
+
+    Raises:
+        OSError: its host is unknown.
+    """
     if isinstance(address, InheritedSocket):
         name = address.socket.getsockname()
         return not isinstance(name, tuple) or ip_address(name[0].partition("%")[0]).is_loopback
@@ -326,8 +330,8 @@ def is_loopback(address: SocketAddress) -> bool:
         return False
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except OSError:
-        return False
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen at {address}: {error.strerror}") from error
     return all(ip_address(str(place[4][0]).partition("%")[0]).is_loopback for place in found)
 
 

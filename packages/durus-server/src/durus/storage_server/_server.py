@@ -51,6 +51,7 @@ class StorageServer:
 
     Raises:
         ValueError: other machines could connect, and it was not said that they may.
+        OSError: there is no such host.
     """
 
     def __init__(
