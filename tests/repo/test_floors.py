@@ -24,7 +24,7 @@ FLOORS = [
     ("durus-core", "class_finder _btree_census"),
     ("durus-core", "serialize"),
     ("durus-core", "storage persistent_dict persistent_list persistent_set btree"),
-    ("durus-core", "backends"),
+    ("durus-core", "backends inspection"),
     ("durus-core", "sessions"),
     ("durus-core", "connection"),
     ("durus-core", "database"),
