@@ -23,7 +23,7 @@ FLOORS = [
     ("durus-core", "broken _containers _btree_nodes"),
     ("durus-core", "class_finder _btree_census"),
     ("durus-core", "serialize"),
-    ("durus-core", "storage persistent_dict persistent_list persistent_set btree"),
+    ("durus-core", "storage _stored_values persistent_dict persistent_list persistent_set btree"),
     ("durus-core", "backends inspection"),
     ("durus-core", "sessions"),
     ("durus-core", "connection"),
