@@ -27,6 +27,7 @@ from durus.error import (
     ForeignObjectError,
     InvalidOidError,
     NotSupportedError,
+    PathError,
     ProtocolError,
     ReadConflictError,
     ShortRead,
@@ -81,6 +82,7 @@ MADE: list[tuple[Exception, str, tuple[type[Exception], ...]]] = [
     (CorruptRecordError("said", oid=OID), "said", (CorruptionError, ValueError)),
     (ShortRead("said", path="a", offset=7), "said", (CorruptionError, OSError)),
     (BackendError("said", "file"), "said", (DurusError, ValueError)),
+    (PathError("said", "root.x"), "said", (DurusError, LookupError)),
     (UnknownClassError("said", "shop.Item", OID), "said", (DurusError, ImportError)),
     (UntrustedClassError("said", "os.system"), "said", (UnknownClassError, ImportError)),
     (UnpicklableError("said", ".files['a']"), "said", (DurusError, PicklingError, TypeError)),
@@ -177,6 +179,7 @@ def test_errors_carry_their_values() -> None:
     assert DurusKeyError(OID).oid == OID
     assert InvalidOidError(3).oid == 3
     assert BackendError("said", "sqlite").name == "sqlite"
+    assert PathError("said", "root.x").path == "root.x"
     unknown = UnknownClassError("said", "shop.Item", OID)
     assert (unknown.class_name, unknown.oid) == ("shop.Item", OID)
     assert UnpicklableError("said", ".x").path == ".x"

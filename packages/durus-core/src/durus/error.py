@@ -29,6 +29,7 @@ have caught in its place::
      |         +-- CorruptRecordError            one record does not prove itself
      |         +-- ShortRead (OSError)           a file or peer ended before the bytes it promised
      +-- BackendError (ValueError)      no installed back-end fits; has .name
+     +-- PathError (LookupError)        no persistent object is at a path from the root; has .path
      +-- UnknownClassError (ImportError)        stored data names a class that is not there
      |    +-- UntrustedClassError       stored data names a class that `trust=` does not allow
      +-- UnpicklableError (PicklingError, TypeError)  an object or attribute that cannot be stored
@@ -60,6 +61,7 @@ __all__ = [
     "ForeignObjectError",
     "InvalidOidError",
     "NotSupportedError",
+    "PathError",
     "ProtocolError",
     "ReadConflictError",
     "ShortRead",
@@ -283,6 +285,18 @@ class BackendError(DurusError, ValueError):
     def __init__(self, message: str, name: str | None = None) -> None:
         super().__init__(message)
         self.name = name
+
+
+class PathError(DurusError, LookupError):
+    """No persistent object is at a path from the root, or it is no path; see `durus.inspection`.
+
+    Attributes:
+        path: as it was given.
+    """
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class UnknownClassError(DurusError, ImportError):
