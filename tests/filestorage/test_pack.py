@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -214,6 +215,46 @@ def test_pack_that_fails_leaves_everything_as_it_was(
         put(storage, [3])
         storage.pack()
         assert sorted(contents(storage)) == [0, 1]
+
+
+def test_a_sync_that_fails_beside_the_work_is_not_outdone_by_a_later_one(
+    path: Path,
+    put: Put,
+    contents: Contents,
+    monkeypatch: pytest.MonkeyPatch,
+    small_steps: None,
+) -> None:
+    """What the first sync of many could not write is not taken for written: the pack fails."""
+    monkeypatch.setattr("durus.file_storage._packer._SYNC_BYTES", 1)
+    with FileStorage(path) as storage:
+        put(storage, {0: range(1, 30), **{number: [] for number in range(1, 40)}})
+        before = path.read_bytes()
+        faulty = FaultyDisk()
+        faulty.fail("sync", name=".pack")
+        with monkeypatch.context() as patch:
+            patch.setattr("durus.file_storage._file.os", faulty)
+            with pytest.raises(StorageWriteError, match="Input/output error"):
+                storage.pack()
+        assert path.read_bytes() == before
+        storage.pack()
+        assert sorted(contents(storage)) == list(range(30))
+
+
+def test_steps_end_while_the_disk_is_slow(
+    path: Path, put: Put, monkeypatch: pytest.MonkeyPatch, small_steps: None
+) -> None:
+    """A step does not wait for a sync, and the pack does not end before it."""
+    monkeypatch.setattr("durus.file_storage._packer._STEP_S", 0.001)
+    is_synced = Event()
+    with FileStorage(path) as storage:
+        put(storage, {0: [1], 1: [], 2: []})
+        monkeypatch.setattr("durus.file_storage._file.File.sync_all", lambda _: is_synced.wait(60))
+        packer = storage.get_packer()
+        steps = sum(1 for _ in zip(range(50), packer, strict=False))
+        assert (steps, Path(f"{path}.prepack").exists()) == (50, False)
+        is_synced.set()
+        assert list(packer)[-1:] in ([], [2])
+    assert Path(f"{path}.prepack").exists()
 
 
 def test_directory_that_cannot_be_synced_after_a_pack(

@@ -1,18 +1,17 @@
 """Pack: copy what the root reaches into a new file, in small steps, while commits go on.
 
 1. *Base.* The state of the moment when the pack began is copied breadth-first from the root. The
-new
-   file is its own queue: a second pointer walks behind the copying and finds what refers to what
-   is still to be copied. Marks (oid to new offset) say what has been.
+   new file is its own queue: a second pointer walks behind the copying and finds what refers to
+   what is still to be copied. Marks (oid to new offset) say what has been.
 2. *Map and index* are written from the marks.
 3. *Tail.* What was committed since is copied, transaction by transaction, each sealed anew because
    its commit record holds offsets. A transaction may refer to what was garbage when the pack began:
    that goes into the transaction that needs it. Then the same again with what was committed
    meanwhile, until little is left.
-4. *Change.* In one step: copy what is left, sync, keep the old file as `.prepack`, put the new
-one in
-   its place, sync the directory.
+4. *Change.* In one step: copy what is left, sync, keep the old file as `.prepack`, put the new one
+   in its place, sync the directory.
 
+What is written is synced meanwhile, in a thread: who packs may hold a lock that commits wait for.
 Until the change nothing is at the path but the old file, and everything in the new one is synced
 before it gets the name; so at each instant a crash leaves a file with all that was acknowledged.
 Memory is taken for the pages of the marks, 64 MiB at most, and for what is committed meanwhile.
@@ -56,6 +55,7 @@ from durus.file_storage._journal import (
     oid_after,
 )
 from durus.file_storage._marks import Marks
+from durus.file_storage._syncing import BackgroundSync
 from durus.file_storage._words import NO_PAGE, PAGE_WORDS
 from durus.logger import log
 from durus.persistent import split_proven
@@ -74,8 +74,9 @@ _STEP_S = 0.0025
 # Among what takes less than a microsecond, how often to look at the clock.
 _CHECK_EVERY = 64
 
-# What is written is synced in pieces of this size, so that no step waits for a long sync.
+# How much is written before a sync of it begins, and how much may wait for one that is under way.
 _SYNC_BYTES = 1 << 19
+_UNSYNCED_BYTES = 1 << 22
 _WRITE_BYTES = 1 << 18
 
 # The last step copies at most about this much, unless commits come faster than they are copied.
@@ -122,7 +123,8 @@ class Packer:
         self._waiting: list[bytes] = []
         self._end = 0
         self._flushed = 0
-        self._synced = 0
+        self._synced = 0  # or being synced
+        self._syncing = BackgroundSync()
 
     def gen_steps(self) -> Generator[int | Removal, None, None]:
         """Do it, one bounded step a `next()`; yield `count` after each, and once what it removes.
@@ -137,6 +139,8 @@ class Packer:
         try:
             for news in self._gen_work():
                 yield self.count if news is None else news
+                while not self._is_synced_enough():
+                    yield self.count
                 if self._old.failure:
                     raise StorageWriteError(
                         f"tried to pack {self._path!r}, which refuses changes since"
@@ -176,8 +180,10 @@ class Packer:
         yield from self._gen_removed()
         yield from self._gen_rounds(file, new)
         yield Removal(self._is_left_behind)
-        file.sync()
-        yield None
+        # All of it, now; then the last step has little to wait for.
+        yield from self._gen_wait()
+        self._syncing.begin(file)
+        yield from self._gen_wait()
         for _ in self._gen_replay(file, new, self._old.tip.end):
             pass
         self._flush(file)
@@ -209,20 +215,28 @@ class Packer:
             self._end += len(part)
 
     def _flush(self, file: File) -> None:
-        """Write what waits, and sync it if it has become much."""
+        """Write what waits, and begin to sync it if it has become much."""
         if not self._waiting:
             return
         file.write(self._flushed, b"".join(self._waiting))
         self._waiting.clear()
         self._flushed = self._end
-        if self._flushed - self._synced >= _SYNC_BYTES:
-            file.sync()
+        if self._flushed - self._synced >= _SYNC_BYTES and self._syncing.begin(file):
             self._synced = self._flushed
 
     def _flush_much(self, file: File) -> None:
         """Write what waits if it has become much."""
         if self._end - self._flushed >= _WRITE_BYTES:
             self._flush(file)
+
+    def _is_synced_enough(self) -> bool:
+        """Wait, for as long as a step may take, if the disk cannot follow; tell whether it has."""
+        return self._flushed - self._synced <= _UNSYNCED_BYTES or self._syncing.wait(_STEP_S)
+
+    def _gen_wait(self) -> Iterator[None]:
+        """Wait for the sync that is under way."""
+        while not self._syncing.wait(_STEP_S):
+            yield None
 
     def _is_late(self) -> bool:
         return monotonic() > self._deadline
@@ -476,6 +490,8 @@ class Packer:
 
     def _clean_up(self) -> None:
         """Remove what is of no use any more; all of it, unless the new file is in place."""
+        with suppress(Exception):
+            self._syncing.wait()
         self._marks.close()
         self._old.end_pack()
         if self._dangling is not None:
