@@ -14,9 +14,11 @@ from durus.database import Database
 from durus.error import (
     BackendError,
     CorruptionError,
+    StorageError,
     StorageMissingError,
     StorageOpenError,
     StorageReadOnlyError,
+    StorageWriteError,
 )
 from durus.file_storage import FileStorage
 from durus.file_storage._file import File
@@ -313,6 +315,28 @@ def test_a_system_that_does_not_let_us_read(
     past.close()
     assert len(errors) > 5
     assert [text for text in errors if str(path) not in text] == []
+
+
+def test_a_commit_that_is_taken_back(path: Path, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened while its writer syncs it, which fails, it is not read on as if it had been made."""
+    pasts: list[FileStorage] = []
+
+    def fails(file: File) -> None:
+        pasts.append(FileStorage(path, at=2))
+        raise OSError(5, "Input/output error")
+
+    with FileStorage(path) as storage:
+        put(storage, [0])
+        with monkeypatch.context() as patched, pytest.raises(StorageWriteError):
+            patched.setattr(File, "sync", fails)
+            put(storage, [0], b"never")
+    [past] = pasts
+    for _ in range(2):
+        with pytest.raises(StorageError, match="as of commit 2, which could not be synced"):
+            past.sync()
+        with FileStorage(path) as storage:
+            put(storage, [0], b"another")
+    past.close()
 
 
 def test_a_url_says_it_too(path: Path, states: States, contents: Contents) -> None:

@@ -150,9 +150,14 @@ class JournalStorage(Storage):
 
         The writer has it always. A reader follows what was appended; where the file was replaced by
         a pack, it opens the new one. Who opened a past state stays there.
+
+        Raises:
+            StorageError: the commit as of which it was opened was never acknowledged, and its
+                writer has taken it back.
         """
         self._check_open()
         if self._is_past:
+            self._check_past()
             return []
         if self._readonly:
             journal, changed = follow_writer(self._journal)
@@ -163,6 +168,14 @@ class JournalStorage(Storage):
         removed = self._removed_oids()
         self._removed = array("Q")
         return removed
+
+    def _check_past(self) -> None:
+        if not self._journal.is_current():
+            serial = self._journal.tip.serial
+            raise StorageError(
+                f"{self} was opened as of commit {serial}, which could not be synced, and was taken"
+                " back by its writer; open another one"
+            )
 
     def new_oid(self) -> bytes:
         journal = self._journal
