@@ -69,6 +69,18 @@ def test_info_tells_of_then(durus: Any, database: Path, commits: list[Any]) -> N
     assert "As of" not in durus("info", database).stdout
 
 
+def test_show_shows_it_as_of_then(durus: Any, database: Path, commits: list[Any]) -> None:
+    """A path is followed from the root of then, and the state is that of then."""
+    for at, names in ((1, []), (2, ["ann", "bob", "cid", "dan"]), (3, ["ann", "bob", "cid"])):
+        answer = json.loads(durus("show", database, "--json", "--at", at).stdout)
+        assert sorted(answer["state"]["data"]) == names
+    dan = ("show", database, 'root["dan"]')
+    assert "'dan'" in durus(*dan, "--at", commits[1][1].isoformat()).stdout
+    assert "tried to follow" in durus.error(*dan)
+    said = durus.error("show", "durus+unix:a.sock", "--at", "1", status=2)
+    assert "name the file, which opens beside the server" in said
+
+
 def test_an_sqlite_database(durus: Any) -> None:
     """One that keeps history is opened so too; one that keeps none says how to keep it."""
     for n, url in enumerate(("sqlite:a.sqlite", "sqlite:a.sqlite?history=1d", "a.sqlite")):
