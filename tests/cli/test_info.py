@@ -24,6 +24,7 @@ KEYS = [
     "size_bytes",
     "transactions_since_pack",
     "last_commit_time",
+    "as_of",
     "objects",
     "record_bytes",
     "classes",

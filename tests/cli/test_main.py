@@ -263,7 +263,7 @@ def test_completion_in_bash(durus: Any, database: Path) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines() == ["info", "--garbage --json --help", "zsh"]
+    assert done.stdout.splitlines() == ["info", "--at --garbage --json --help", "zsh"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -40,7 +40,7 @@ class _File:
                 compat_files.act(connection, CASE, [action])
                 self.states[_serials(storage)[-1]] = _state(storage)
 
-    def open(self, **options: bool) -> Storage:
+    def open(self, **options: int) -> Storage:
         return compat_files.open_file(self._format, self._path, **options)
 
     def check(self, *, is_all: bool = True) -> None:
@@ -53,6 +53,10 @@ class _File:
                 for serial in serials:
                     for oid, record in self.states[serial].items():
                         assert storage.load_as_of(oid, serial) == record
+        for serial in serials:
+            with self.open(at=serial) as storage:
+                assert self.states[serial].items() <= dict(storage.gen_oid_record()).items()
+                assert _serials(storage)[-1] == serial
 
 
 def _serials(storage: Storage) -> list[int]:

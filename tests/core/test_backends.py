@@ -238,6 +238,7 @@ def test_two_owners_are_an_error_that_names_both(installed: Install) -> None:
         ("raise RuntimeError('out of order')", "RuntimeError: out of order"),
         ("import no_such_module", "No module named 'no_such_module'"),
         ("", "has no attribute 'Broken'"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
     ],
 )
 def test_broken_back_end_is_a_clear_error_by_name(

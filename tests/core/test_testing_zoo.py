@@ -27,6 +27,7 @@ from durus.error import (
     StorageReadOnlyError,
     StorageTransactionError,
 )
+from durus.moment import parse_moment, serial_at
 from durus.serialize import ROOT_OID, split_oids, unpack_record
 from durus.storage import MemoryStorage, Storage, StorageDescription, check_oid, check_record
 from durus.testing import Place, StorageMachine, StorageTests, clauses
@@ -56,15 +57,29 @@ class DiskStorage(Storage):
     is_persistent = True
     can_load_meanwhile = True
     keeps_history = True
+    can_open_at: ClassVar[bool] = True
 
-    def __init__(self, disk: Disk, readonly: bool = False) -> None:
+    def __init__(
+        self, disk: Disk, readonly: bool = False, at: datetime | int | str | None = None
+    ) -> None:
         self.disk = disk
-        self.readonly = readonly
+        self.readonly = readonly or at is not None
         self.is_open = True
         self.pending: dict[bytes, bytes] | None = None
         self.stale: set[bytes] = set()
-        self.view = dict(disk.records)
+        self.as_of: int | None = None
+        if at is not None:
+            self.as_of = self.serial_at(at)
+        self.view = dict(self.committed())
         disk.sessions.append(self)
+
+    def serial_at(self, at: datetime | int | str) -> int:
+        return serial_at(self.gen_commits(), at)
+
+    def committed(self) -> dict[bytes, bytes]:
+        if self.as_of is None:
+            return self.disk.records
+        return self.disk.history[self.as_of - 1][1]
 
     def check_open(self) -> None:
         if not self.is_open:
@@ -123,8 +138,8 @@ class DiskStorage(Storage):
     def sync(self) -> list[bytes]:
         self.check_open()
         stale, self.stale = self.stale, set()
-        self.view = dict(self.disk.records)
-        return sorted(stale)
+        self.view = dict(self.committed())
+        return sorted(stale) if self.as_of is None else []
 
     def new_oid(self) -> bytes:
         self.check_writable()
@@ -137,7 +152,7 @@ class DiskStorage(Storage):
 
     def gen_commits(self) -> Iterator[tuple[int, datetime]]:
         self.check_open()
-        for n, (time, _) in enumerate(list(self.disk.history)):
+        for n, (time, _) in enumerate(self.disk.history[: self.as_of]):
             yield n + 1, time
 
     def load_as_of(self, oid: bytes, serial: int) -> bytes:
@@ -153,6 +168,15 @@ class DiskStorage(Storage):
     def new_session(self) -> Storage:
         self.check_open()
         return type(self)(self.disk, self.readonly)
+
+    def describe(self) -> StorageDescription:
+        return StorageDescription(as_of=self.as_of)
+
+    def gen_oid_record(
+        self, start_oid: bytes | None = None, batch_size: int = 100
+    ) -> Iterator[tuple[bytes, bytes]]:
+        self.check_open()
+        return iter(self.view.items()) if start_oid is None else super().gen_oid_record(start_oid)
 
     def get_packer(self) -> Iterator[object]:
         self.check_writable()
@@ -989,6 +1013,67 @@ class SeesItsOwnHistory(DiskStorage):
 
     def gen_commits(self) -> Iterator[tuple[int, datetime]]:
         return (pair for pair in super().gen_commits() if pair[0] in self.own)
+
+
+@breaks("test_can_open_at_tells_the_truth")
+class ClaimsToOpenAt(MemoryStorage):
+    keeps_history = True
+    can_open_at = True
+
+
+@breaks("test_can_open_at_tells_the_truth")
+class OpensAtInSecret(DiskStorage):
+    can_open_at = False
+
+
+@breaks(
+    "test_storage_opened_at_a_commit_gives_the_state_of_then",
+    "test_storage_opened_at_a_commit_stays_there",
+)
+class OpensTheNewestAtAnyCommit(DiskStorage):
+    def committed(self) -> dict[bytes, bytes]:
+        return self.disk.records
+
+
+@breaks("test_storage_opened_at_a_commit_gives_the_state_of_then")
+class ListsTheNewestAtAnyCommit(DiskStorage):
+    def gen_oid_record(
+        self, start_oid: bytes | None = None, batch_size: int = 100
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self.disk.records.items())
+
+
+@breaks("test_storage_opened_at_a_time_gives_the_last_commit_before")
+class OpensTheFirstCommitAfterATime(DiskStorage):
+    def serial_at(self, at: datetime | int | str) -> int:
+        wanted = parse_moment(at) if isinstance(at, str) else at
+        if isinstance(wanted, int):
+            return super().serial_at(wanted)
+        later = (n for n, time in self.gen_commits() if time >= wanted.astimezone())
+        return next(later, len(self.disk.history))
+
+
+@breaks("test_storage_opened_at_what_is_no_commit_is_refused")
+class OpensTheNearestCommit(DiskStorage):
+    def serial_at(self, at: datetime | int | str) -> int:
+        try:
+            return super().serial_at(at)
+        except StorageError:
+            return len(self.disk.history)
+
+
+@breaks("test_storage_opened_at_a_commit_stays_there")
+class MovesOnFromThePast(DiskStorage):
+    def sync(self) -> list[bytes]:
+        self.as_of = None
+        return super().sync()
+
+
+@breaks("test_storage_opened_at_a_commit_stays_there")
+class WritesOnThePast(DiskStorage):
+    def check_writable(self) -> None:
+        if self.as_of is None:
+            super().check_writable()
 
 
 @breaks("test_use_after_close_raises_storage_closed_error")

@@ -34,7 +34,7 @@ def _is_there(storage: FileStorage, oid: bytes, serial: int) -> bool:
     return True
 
 
-def _append_without_commit_record(path: Path, *records: bytes) -> None:
+def append_without_commit_record(path: Path, *records: bytes) -> None:
     """Write a transaction as Durus 4.3 does."""
     if path.read_bytes().startswith(b"SHELF-1"):
         entries = b"".join(int8_to_str(len(r) + 8) + r[:8] + r for r in records)
@@ -154,8 +154,8 @@ def test_what_has_no_commit_record_belongs_to_the_next_commit(path: Path, put: P
         put(storage, [0, 1, 2])
     theirs = [make_record(oid, payload=b"theirs") for oid in (ONE, TWO, THREE)]
     again = make_record(ONE, payload=b"theirs, later")
-    _append_without_commit_record(path, theirs[2])
-    _append_without_commit_record(path, theirs[0], theirs[1], again)
+    append_without_commit_record(path, theirs[2])
+    append_without_commit_record(path, theirs[0], theirs[1], again)
     with FileStorage(path, readonly=True) as storage:
         [before] = _serials(storage)
         assert storage.load_as_of(ONE, before) == make_record(ONE)
@@ -179,7 +179,7 @@ def test_a_packed_state_has_a_commit_of_its_own(path: Path, put: Put) -> None:
     with FileStorage(path) as storage:
         put(storage, {0: [1], 1: []})
         [(before, _)] = storage.gen_commits()
-    _append_without_commit_record(path, make_record(ONE, payload=b"theirs"))
+    append_without_commit_record(path, make_record(ONE, payload=b"theirs"))
     with FileStorage(path) as storage:
         storage.pack()
         [(packed, time)] = storage.gen_commits()
@@ -195,7 +195,7 @@ def test_reader_is_told_what_was_packed_with_no_commit_record(path: Path, put: P
     with FileStorage(path) as storage:
         put(storage, {0: [1], 1: []})
     with FileStorage(path, readonly=True) as reader:
-        _append_without_commit_record(path, make_record(ONE, payload=b"theirs"))
+        append_without_commit_record(path, make_record(ONE, payload=b"theirs"))
         with FileStorage(path) as storage:
             storage.pack()
         assert ONE in reader.sync()
@@ -208,7 +208,7 @@ def test_a_file_without_our_commits_has_no_past(path: Path, put: Put) -> None:
         assert list(storage.gen_commits()) == []
         with pytest.raises(StorageError, match="none of the 0"):
             storage.load_as_of(ROOT_OID, 0)
-    _append_without_commit_record(path, make_record(ROOT_OID, payload=b"theirs"))
+    append_without_commit_record(path, make_record(ROOT_OID, payload=b"theirs"))
     with FileStorage(path) as storage:
         assert list(storage.gen_commits()) == []
         put(storage, [1])

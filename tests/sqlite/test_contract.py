@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -24,10 +25,10 @@ class TestSqliteStorage(StorageTests):
 class TestSqliteStorageWithHistory(StorageTests):
     @pytest.fixture
     def open_storage(self, tmp_path: Path) -> Callable[..., Storage]:
-        def open_storage(*, readonly: bool = False) -> Storage:
+        def open_storage(**options: Any) -> Storage:
             path = tmp_path / "app.sqlite"
-            if readonly:
-                return SqliteStorage(path, readonly=True)
+            if options:
+                return SqliteStorage(path, **options)
             return SqliteStorage(path, history="1h")
 
         return open_storage

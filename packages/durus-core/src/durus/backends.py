@@ -439,7 +439,7 @@ def _load(name: str, owners: list[EntryPoint]) -> type[Storage]:
     [entry] = owners
     try:
         cls = entry.load()
-    except Exception as error:  # a plug-in may fail in any way
+    except (Exception, SystemExit) as error:  # a plug-in may fail in any way
         raise BackendError(
             f"the back-end for '{name}:', {_described(entry)}, cannot be imported:"
             f" {type(error).__name__}: {error}",

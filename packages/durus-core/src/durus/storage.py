@@ -64,6 +64,8 @@ class StorageDescription:
             keeps no count.
         last_commit_time: when the last transaction was committed, aware of its time zone; None
             where that is not stored, as in what Durus 4.3 wrote.
+        as_of: the serial of the past commit that it was opened `at`; None is the newest state. The
+            rest tells of then, as far as it is known.
     """
 
     format: str | None = None
@@ -72,6 +74,7 @@ class StorageDescription:
     object_count: int | None = None
     transaction_count: int | None = None
     last_commit_time: datetime | None = None
+    as_of: int | None = None
 
 
 class Storage(ABC):
@@ -93,6 +96,9 @@ class Storage(ABC):
             record of before, or of after. Else a caller with several threads waits.
         keeps_history: `gen_commits()` and `load_as_of()` read past states. Where false, both raise
             `NotSupportedError`.
+        can_open_at: the class takes `at=`, a serial that `gen_commits()` yields or a time (see
+            `durus.moment.serial_at`), where history is kept. A storage opened so gives the state
+            of then, knows no later commit, and refuses every write with `StorageReadOnlyError`.
 
     They are attributes of the class; of an instance, where it passes on what another storage can,
     or where what is stored decides.
@@ -104,6 +110,7 @@ class Storage(ABC):
     is_persistent: bool = True
     can_load_meanwhile: bool = False
     keeps_history: bool = False
+    can_open_at: ClassVar[bool] = False
 
     @classmethod
     def has_format(cls, path: str) -> bool:  # noqa: ARG003 - for those that override it

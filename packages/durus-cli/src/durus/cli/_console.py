@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from durus.cli._at import Moment, as_of_text, at_option, past
 from durus.cli._errors import EXIT_FAILURE
 from durus.cli._interact import run_console, run_file, run_ipython, run_script
 from durus.cli._output import count_text, one_line
@@ -25,6 +26,7 @@ __all__ = ["shell"]
 @database_argument(required=False)
 @click.option("--create", is_flag=True, help="Make the database if there is no such file.")
 @click.option("--readonly", is_flag=True, help="Open for reading; works beside a writer.")
+@at_option
 @click.option("--repair", is_flag=True, help="Keep of a damaged file what still proves itself.")
 @click.option(
     "--startup",
@@ -47,6 +49,7 @@ def shell(
     database: str | None,
     create: bool,
     readonly: bool,
+    at: Moment | None,
     repair: bool,
     startup: str | None,
     ipython: bool,
@@ -64,6 +67,8 @@ def shell(
     \b
         echo 'pp(dict(root))' | durus shell app.durus --readonly
     """  # noqa: D301 - \b is click's mark for lines to leave alone
+    if at is not None and (create or repair):
+        raise click.UsageError("--at opens a past state for reading: not with --create or --repair")
     target = target_of(database, **place)
     # The folder of the application is where its classes are. At the end, so that no file there
     # stands in for an installed module; and not where Python was told to look nowhere by itself.
@@ -71,10 +76,11 @@ def shell(
         sys.path.append(os.getcwd())
     # A back-end that lacks an option is bothered only by those who ask for it.
     wanted = {"readonly": readonly, "repair": repair}
-    options = {name: True for name, is_wanted in wanted.items() if is_wanted}
+    options = past(at) | {name: True for name, is_wanted in wanted.items() if is_wanted}
     connection = _connect(target, create and not readonly, cache_size, options)
     try:
-        succeeded = _run(_namespace(connection), _banner(target, connection), startup, ipython)
+        banner = _banner(target, connection, is_past=at is not None)
+        succeeded = _run(_namespace(connection), banner, startup, ipython)
     finally:
         _tell_uncommitted(connection)
         connection.close()
@@ -83,12 +89,14 @@ def shell(
 
 
 def _connect(
-    target: Target, create: bool, cache_size: int | None, options: dict[str, bool]
+    target: Target, create: bool, cache_size: int | None, options: dict[str, Any]
 ) -> Connection:
     try:
         storage = open_target(target, create=create, **options)
     except StorageMissingError as error:
-        cure = "" if options.get("readonly") else "; --create makes a new database there"
+        cure = (
+            "" if options.keys() & {"readonly", "at"} else "; --create makes a new database there"
+        )
         raise StorageMissingError(f"{error}{cure}", error.path) from error
     sizes: dict[str, Any] = {} if cache_size is None else {"cache_size": cache_size}
     try:
@@ -119,10 +127,11 @@ def _namespace(connection: Connection) -> dict[str, Any]:
     }
 
 
-def _banner(target: Target, connection: Connection) -> str:
-    kind = type(connection.get_storage()).__name__
+def _banner(target: Target, connection: Connection, *, is_past: bool) -> str:
+    storage = connection.get_storage()
+    then = f", read-only as of {as_of_text(storage.describe())}" if is_past else ""
     return (
-        f"Durus {version('durus-cli')}, {one_line(target.name)} ({kind})\n"
+        f"Durus {version('durus-cli')}, {one_line(target.name)} ({type(storage).__name__}){then}\n"
         "    connection -> the Connection\n"
         "    root       -> the root instance\n"
         "    commit(), abort(), get(oid), pp, os, sys, int8_to_str, str_to_int8"

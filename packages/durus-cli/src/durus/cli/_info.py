@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from durus.cli._access import Access
+from durus.cli._at import Moment, as_of_text, at_option, past
 from durus.cli._output import bytes_text, count_text, one_line, stdout_console, time_text
 from durus.cli._target import Target, database_argument, open_target
 from durus.serialize import ROOT_OID, extract_class_path
@@ -29,16 +30,17 @@ _JSON_FORM = 1
 
 @click.command(short_help="Tell what a file holds, without importing or running any of it.")
 @database_argument(required=True)
+@at_option
 @click.option("--garbage", is_flag=True, help="Count what the root does not reach: a long walk.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program.")
-def info(database: str, garbage: bool, as_json: bool) -> None:
+def info(database: str, at: Moment | None, garbage: bool, as_json: bool) -> None:
     """Tell the format, the size, the objects and the classes of DATABASE.
 
     It is opened read-only, so a program may be writing to it meanwhile. Its classes are counted by
     name: nothing that DATABASE names is imported or run.
     """
     target = Target(database, access=Access(wait=0))
-    with open_target(target, readonly=True) as storage:
+    with open_target(target, readonly=True, **past(at)) as storage:
         report = _report(target, storage, walks_from_root=garbage)
     if as_json:
         print(json.dumps(_as_json(report), indent=2))
@@ -119,6 +121,7 @@ def _as_json(report: _Report) -> dict[str, Any]:
         "size_bytes": description.size_bytes,
         "transactions_since_pack": description.transaction_count,
         "last_commit_time": None if time is None else time.astimezone(UTC).isoformat(),
+        "as_of": description.as_of,
         "objects": report.stored.objects,
         "record_bytes": report.stored.length_bytes,
         "classes": [
@@ -152,8 +155,10 @@ def _facts(report: _Report) -> list[tuple[str, str]]:
     size, time = description.size_bytes, description.last_commit_time
     count = description.transaction_count
     objects = f"{report.stored.objects:,} ({bytes_text(report.stored.length_bytes)} of records)"
+    as_of = [] if description.as_of is None else [("As of", as_of_text(description))]
     return [
         ("Database", one_line(description.path or report.name)),
+        *as_of,
         ("Format", f"{description.format or 'not told'} ({report.storage})"),
         ("Size", "not told" if size is None else bytes_text(size)),
         ("Objects", objects),

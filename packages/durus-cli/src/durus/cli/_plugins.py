@@ -13,7 +13,7 @@ import click
 
 from durus.cli._errors import CommandError, text_of
 
-__all__ = ["ENTRY_POINT_GROUP", "command_names", "load_command", "owner_of"]
+__all__ = ["ENTRY_POINT_GROUP", "command_entries", "command_names", "load_command", "owner_of"]
 
 ENTRY_POINT_GROUP = "durus.commands"
 
@@ -21,6 +21,15 @@ ENTRY_POINT_GROUP = "durus.commands"
 def command_names() -> list[str]:
     """List the installed commands, sorted. Nothing is imported."""
     return sorted({entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)})
+
+
+def command_entries() -> list[EntryPoint]:
+    """List what announces the installed commands, by name. Nothing is imported.
+
+    A name that two distributions claim is there twice.
+    """
+    found = entry_points(group=ENTRY_POINT_GROUP)
+    return sorted(found, key=lambda entry: (entry.name, _distribution_text(entry)))
 
 
 def owner_of(name: str) -> str:
@@ -51,7 +60,7 @@ def _entries(name: str) -> list[EntryPoint]:
 def _load(entry: EntryPoint) -> click.Command:
     try:
         command = entry.load()
-    except Exception as error:  # a plug-in may fail in any way
+    except (Exception, SystemExit) as error:  # a plug-in may fail in any way
         raise CommandError(
             f"the command {entry.name!r} of {_distribution_text(entry)} cannot be loaded:"
             f" {type(error).__name__}: {text_of(error)}"

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from durus.cli._access import Access, access_options
+from durus.cli._at import Moment, at_option, past
 from durus.cli._output import bytes_text, count_text, one_line, stdout_console
 from durus.cli._target import Target, database_argument, open_target
 from durus.inspection import resolve
@@ -33,6 +34,7 @@ _PROOFS = {
 @click.command(short_help="Show an object readably, without importing its class.")
 @database_argument(required=True)
 @click.argument("which", metavar="[OID|PATH]", default="root")
+@at_option
 @click.option("--full", is_flag=True, help="Leave nothing out: long values, many, or deep ones.")
 @click.option(
     "--trust",
@@ -43,7 +45,13 @@ _PROOFS = {
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program.")
 @access_options
 def show(
-    database: str, which: str, full: bool, trust: tuple[str, ...], as_json: bool, **access: Any
+    database: str,
+    which: str,
+    at: Moment | None,
+    full: bool,
+    trust: tuple[str, ...],
+    as_json: bool,
+    **access: Any,
 ) -> None:
     """Show an object of DATABASE: its class, its size, what it refers to, and its state.
 
@@ -51,7 +59,8 @@ def show(
     'root["users"]["kim"].address'. Without, it is the root. DATABASE is opened read-only, and
     nothing that it names is imported or run, unless --trust says so.
     """
-    with open_target(Target(database, access=Access(**access)), readonly=True) as storage:
+    target = Target(database, access=Access(**access))
+    with open_target(target, readonly=True, **past(at)) as storage:
         shown = read_object(storage, resolve(storage, which), trust)
         if as_json:
             print(json.dumps(_as_json(database, shown), indent=2))

@@ -195,10 +195,13 @@ def open_target(target: Target, *, create: bool = False, **options: Any) -> Stor
     Raises:
         StorageMissingError: there is no such file, and `create` is false.
         CommandError: it is a server, and what speaks to servers is not installed.
+        click.UsageError: `options` ask for what is not to be had there.
         DurusError, OSError: what opening it raises.
     """
     if target.is_server:
         _require_client(target.name)
+    if "at" in options:
+        _require_past(target)
     if target.asks_a_server():
         if "repair" in options:
             raise click.UsageError("--repair is for files; a server is started with it")
@@ -230,6 +233,16 @@ def _require_client(url: str) -> None:
             f"no database is named, so this would ask the server at {url}, but durus-server is not"
             " installed: name a file, or 'pip install durus-server'"
         )
+
+
+def _require_past(target: Target) -> None:
+    """Refuse `at` where no file is named, and the back-end has no past."""
+    if target.path() is not None or storage_class(_scheme(target.name)).can_open_at:
+        return
+    beside = "; name the file, which opens beside the server" if target.asks_a_server() else ""
+    raise click.UsageError(
+        f"--at is for what keeps its past, and {target.name!r} gives the newest state alone{beside}"
+    )
 
 
 def _require_file(target: Target, *, create: bool) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from durus.error import DurusKeyError, InvalidOidError, NotSupportedError, StorageError
+from durus.error import (
+    DurusError,
+    DurusKeyError,
+    InvalidOidError,
+    NotSupportedError,
+    StorageError,
+    StorageReadOnlyError,
+)
 from durus.serialize import ROOT_OID
 from durus.storage import Storage
 from durus.testing._suite import Place, Suite, fresh_oids, needs
@@ -14,7 +22,7 @@ from durus.testing.records import commit, make_record
 
 
 class HistoryClauses(Suite):
-    """What gen_commits and load_as_of owe."""
+    """What gen_commits, load_as_of and an opening `at` a commit owe."""
 
     def test_keeps_history_tells_the_truth(self, place: Place) -> None:
         """Past states are read where `keeps_history` is true, else that is NotSupportedError."""
@@ -164,11 +172,104 @@ class HistoryClauses(Suite):
         assert one.load_as_of(ROOT_OID, before) == make_record(ROOT_OID)
         assert one.load_as_of(ROOT_OID, after) == make_record(ROOT_OID, payload=b"other's")
 
+    def test_can_open_at_tells_the_truth(self, place: Place) -> None:
+        """The class takes `at=` exactly if `can_open_at` is true, and history is kept."""
+        commit(place.storage, make_record(ROOT_OID))
+        is_possible = place.storage.can_open_at and place.storage.keeps_history
+        serial = _newest(place.storage) if is_possible else 1
+        place.close()
+        if is_possible:
+            assert place.open(at=serial).can_open_at
+            return
+        with pytest.raises((TypeError, DurusError)):
+            place.open(at=serial)
+
+    @needs("keeps_history", "can_open_at")
+    def test_storage_opened_at_a_commit_gives_the_state_of_then(self, place: Place) -> None:
+        """Opened `at` a serial it loads and lists the records of then, and tells of then."""
+        storage = place.storage
+        one, other = fresh_oids(storage, 2)
+        changes = [
+            [make_record(ROOT_OID, [one]), make_record(one)],
+            [make_record(one, payload=b"changed"), make_record(other)],
+            [make_record(ROOT_OID, [one, other]), make_record(other, payload=b"changed")],
+        ]
+        states: dict[int, dict[bytes, bytes]] = {}
+        newest: dict[bytes, bytes] = {}
+        for records in changes:
+            newest = newest | {record[:8]: record for record in records}
+            states[_commit(storage, *records)] = newest
+        place.close()
+        for serial, state in states.items():
+            storage = place.open(at=serial)
+            assert dict(storage.gen_oid_record()) == state
+            assert {oid: storage.load(oid) for oid in state} == state
+            for oid in newest.keys() - state.keys():
+                with pytest.raises(DurusKeyError):
+                    storage.load(oid)
+            assert storage.describe().as_of == serial == _newest(storage)
+            assert storage.describe().object_count in {None, len(state)}
+            assert storage.load_as_of(ROOT_OID, min(states)) == states[min(states)][ROOT_OID]
+            place.close()
+
+    @needs("keeps_history", "can_open_at")
+    def test_storage_opened_at_a_time_gives_the_last_commit_before(self, place: Place) -> None:
+        """Opened `at` a time, or the text of one, it is as of the last commit made by then."""
+        storage = place.storage
+        for n in range(3):
+            commit(storage, make_record(ROOT_OID, payload=b"%d" % n))
+        commits = list(storage.gen_commits())
+        place.close()
+        far = timedelta(days=1)
+        for time in [*(time for _, time in commits), max(time for _, time in commits) + far]:
+            expected = max(serial for serial, other in commits if other <= time)
+            for at in (time, time.isoformat(), time.astimezone().replace(tzinfo=None)):
+                assert place.open(at=at).describe().as_of == expected
+                place.close()
+        with pytest.raises(StorageError):
+            place.open(at=min(time for _, time in commits) - far)
+
+    @needs("keeps_history", "can_open_at")
+    def test_storage_opened_at_what_is_no_commit_is_refused(self, place: Place) -> None:
+        """No other state is opened in place of a serial that `gen_commits` does not yield."""
+        storage = place.storage
+        commit(storage, make_record(ROOT_OID))
+        newest = _commit(storage, make_record(ROOT_OID, payload=b"newer"))
+        oldest = next(iter(storage.gen_commits()))[0]
+        place.close()
+        for serial in (newest + 1, oldest - 1, -1, 2**64, "yesterday"):
+            with pytest.raises((StorageError, ValueError)):
+                place.open(at=serial)
+                pytest.fail(f"opened as of {serial}, of {oldest} to {newest}")
+
+    @needs("keeps_history", "can_open_at")
+    def test_storage_opened_at_a_commit_stays_there(self, place: Place) -> None:
+        """It refuses every write with StorageReadOnlyError, and its `sync` has no news."""
+        storage = place.storage
+        serial = _commit(storage, make_record(ROOT_OID))
+        commit(storage, make_record(ROOT_OID, payload=b"newer"))
+        can_pack = storage.can_pack
+        place.close()
+        storage = place.open(at=serial)
+        writes: list[Callable[[], object]] = [storage.begin, storage.new_oid]
+        if can_pack:
+            writes += [storage.pack, lambda: list(storage.get_packer())]
+        for write in writes:
+            with pytest.raises(StorageReadOnlyError):
+                write()
+        assert storage.sync() == []
+        assert storage.load(ROOT_OID) == make_record(ROOT_OID)
+
+
+def _newest(storage: Storage) -> int:
+    """Give the serial of the last commit."""
+    return list(storage.gen_commits())[-1][0]
+
 
 def _commit(storage: Storage, *records: bytes) -> int:
     """Commit records; give the serial of the commit."""
     commit(storage, *records)
-    return list(storage.gen_commits())[-1][0]
+    return _newest(storage)
 
 
 def _check_state(storage: Storage, serial: int, state: dict[bytes, bytes]) -> None:

@@ -93,7 +93,7 @@ class Suite:
         """Give a callable that opens the same data at each call; for a back-end to write.
 
         Keywords go to the storage's class: a class that declares `can_open_readonly` gets
-        `readonly=True`.
+        `readonly=True`, and one that declares `can_open_at` gets `at=`.
         """
         raise NotImplementedError(f"{type(self).__name__} must define the fixture `open_storage`")
 

@@ -2,9 +2,9 @@
 
 A back-end's tests subclass `StorageTests` and define one fixture, `open_storage`: a callable that
 opens the same data at each call. Its class declares its abilities (`can_pack`, `can_share`,
-`can_open_readonly`, `is_persistent`, `can_load_meanwhile`, `keeps_history`), and the suite checks
-each both ways: what is declared works, and what is not declared is refused. A clause that the
-back-end breaks is named in `gaps` with the reason::
+`can_open_readonly`, `is_persistent`, `can_load_meanwhile`, `keeps_history`, `can_open_at`), and the
+suite checks each both ways: what is declared works, and what is not declared is refused. A clause
+that the back-end breaks is named in `gaps` with the reason::
 
     class TestMyStorage(StorageTests):
         gaps = {"test_large_record_comes_back_whole": "the server takes 1 MB at most"}

@@ -55,9 +55,13 @@ class History:
             StorageError: the system does not let us read.
         """
         try:
-            self._note_commits()
+            return self.commits()
         except OSError as error:
             raise self._read_error("the commits of", error) from error
+
+    def commits(self) -> Iterator[tuple[int, int]]:
+        """Give what `gen_commits` yields, for one who tells of an OSError in his own words."""
+        self._note_commits()
         return enumerate(self._times_us[:], self._first_serial)
 
     def find(self, oid_int: int, serial: int) -> int:
@@ -68,7 +72,7 @@ class History:
             CorruptionError: the journal is damaged.
         """
         try:
-            end = self._end_of(serial)
+            end = self.end_of(serial)
             offset = self._journal.find(oid_int)
             if offset < end:
                 if not offset:
@@ -79,6 +83,22 @@ class History:
             raise self._journal.corruption(damage) from damage
         except OSError as error:
             raise self._read_error(f"commit {serial} of", error) from error
+
+    def end_of(self, serial: int) -> int:
+        """Give the file offset after the transaction of a commit; of a base's, after its entries.
+
+        Raises:
+            StorageError: there is no such commit.
+            CorruptionError: the commit records do not lead to each other.
+            OSError: the system does not let us read.
+        """
+        self._note_commits()
+        if not 0 <= serial - self._first_serial < len(self._ends):
+            raise StorageError(
+                f"tried to read {self._journal.path!r} as of commit {serial}, which is none of"
+                f" the {len(self._ends)} that it has since it was last packed"
+            )
+        return self._ends[serial - self._first_serial]
 
     def close(self) -> None:
         self._last_entries.close()
@@ -119,16 +139,6 @@ class History:
         self._ends.extend(reversed(ends))
         self._times_us.extend(reversed(times_us))
         self._last_offset = last_offset
-
-    def _end_of(self, serial: int) -> int:
-        """Give the file offset after the transaction of a commit."""
-        self._note_commits()
-        if not 0 <= serial - self._first_serial < len(self._ends):
-            raise StorageError(
-                f"tried to read {self._journal.path!r} as of commit {serial}, which is none of"
-                f" the {len(self._ends)} that it has since it was last packed"
-            )
-        return self._ends[serial - self._first_serial]
 
     # What was stored again later.
 

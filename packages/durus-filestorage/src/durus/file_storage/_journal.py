@@ -469,6 +469,33 @@ class Journal:
             if changed is not None:
                 changed.update(offsets)
 
+    def go_back(self, end: int) -> None:
+        """Take an earlier state for the committed one; for a journal that is open for reading.
+
+        The index file is used if it goes no further. Else the transactions since the last pack are
+        read again, up to there.
+
+        Args:
+            end: file offset after the last transaction that is wanted, or within the base.
+
+        Raises:
+            CorruptionError: what is read is damaged.
+        """
+        end = max(end, self.layout.tip.end)
+        if self.tip.end == end:
+            return
+        source = self.index.source
+        if isinstance(source, IndexFile) and source.covered.tip.end <= end:
+            self.take_index(source)
+            self.tip = source.covered.tip
+        else:
+            self.forget_index_file()
+        self._buffer = b""
+        try:
+            self.scan(end)
+        except DamageError as damage:
+            raise self.corruption(damage) from damage
+
     def is_current(self) -> bool:
         """Tell whether the file still ends, or goes on, after what is known of it."""
         tip = self.tip

@@ -15,10 +15,12 @@ from durus.error import (
     DurusKeyError,
     StorageClosedError,
     StorageError,
+    StorageOpenError,
     StorageReadOnlyError,
     StorageTransactionError,
     StorageWriteError,
 )
+from durus.file_storage._as_of import open_as_of
 from durus.file_storage._commit_record import RESERVED_OID_INT
 from durus.file_storage._copying import copy_journal
 from durus.file_storage._file import remover
@@ -48,6 +50,7 @@ class JournalStorage(Storage):
     can_load_meanwhile = True
     keeps_history = True
     can_open_readonly: ClassVar[bool] = True
+    can_open_at: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class JournalStorage(Storage):
         repair: bool = False,
         *,
         durable: bool = True,
+        at: datetime | int | str | None = None,
     ) -> None:
         self._pack_steps: Generator[int | Removal, None, None] | None = None
         self._removed = array("Q")
@@ -64,7 +68,10 @@ class JournalStorage(Storage):
         self._is_temporary = filename is None
         self._is_closed = False
         self._durable = durable and filename is not None
-        if filename is None:
+        self._is_past = at is not None
+        if at is not None:
+            self._filename, self._journal = _open_past(filename, self._format, at, repair=repair)
+        elif filename is None:
             self._journal = open_temporary(self._format)
             self._filename = self._journal.path
             self._remove_file = finalize(self, remover(self._filename))
@@ -77,7 +84,7 @@ class JournalStorage(Storage):
                 durable=durable,
                 repair=repair,
             )
-        self._readonly = readonly
+        self._readonly = readonly or self._is_past
         self._next_oid_int = self._journal.next_oid_int
 
     @classmethod
@@ -91,7 +98,7 @@ class JournalStorage(Storage):
 
     @property
     def readonly(self) -> bool:
-        """The storage was opened read-only."""
+        """The storage was opened read-only, or as of a past commit."""
         return self._readonly
 
     def __str__(self) -> str:
@@ -142,9 +149,16 @@ class JournalStorage(Storage):
         """Move to the newest committed state.
 
         The writer has it always. A reader follows what was appended; where the file was replaced by
-        a pack, it opens the new one.
+        a pack, it opens the new one. Who opened a past state stays there.
+
+        Raises:
+            StorageError: the commit as of which it was opened was never acknowledged, and its
+                writer has taken it back.
         """
         self._check_open()
+        if self._is_past:
+            self._check_past()
+            return []
         if self._readonly:
             journal, changed = follow_writer(self._journal)
             self._move_to(journal)
@@ -154,6 +168,14 @@ class JournalStorage(Storage):
         removed = self._removed_oids()
         self._removed = array("Q")
         return removed
+
+    def _check_past(self) -> None:
+        if not self._journal.is_current():
+            serial = self._journal.tip.serial
+            raise StorageError(
+                f"{self} was opened as of commit {serial}, which could not be synced, and was taken"
+                " back by its writer; open another one"
+            )
 
     def new_oid(self) -> bytes:
         journal = self._journal
@@ -250,6 +272,7 @@ class JournalStorage(Storage):
             object_count=journal.object_count(),
             transaction_count=journal.tip.transactions,
             last_commit_time=_EPOCH + timedelta(microseconds=time_us) if time_us else None,
+            as_of=journal.tip.serial if self._is_past else None,
         )
 
     def copy(
@@ -364,12 +387,20 @@ class FileStorage(JournalStorage):
         repair: if the file is damaged, keep what still proves itself; see the package's guide.
         durable: sync each commit to the disk. Without, a loss of power may cost the last commits,
             never the consistency of those before.
+        at: open it read-only, as it was right after a past commit: the one with this serial, or the
+            last one at this time or before, see `durus.moment.serial_at`. `gen_commits` tells which
+            there are. `sync()` stays there; what others commit or pack meanwhile changes nothing.
+
+    To open a past state takes a walk over the commits, and a reading of the journal from the last
+    pack to then; not that if the index file is no later. Memory: 16 bytes a commit, and some 100
+    bytes for each object that was stored in between.
 
     Raises:
         StorageMissingError: there is no such file, and it was to be opened read-only.
         StoragePermissionError: the system does not let this process open it.
         StorageLockedError: another writer has it open.
-        StorageOpenError: it cannot be opened for another reason.
+        StorageOpenError: it cannot be opened for another reason, or has no such past commit.
+        BackendError: `at` is text, and neither a serial nor a time.
         StorageFormatError: it is not a FileStorage database.
         CorruptionError: it is damaged. Nothing was changed.
     """
@@ -380,3 +411,14 @@ class FileStorage(JournalStorage):
 def TempFileStorage() -> FileStorage:  # noqa: N802 - the name in Durus 4.3
     """Make a FileStorage on a temporary file that is gone when it is closed."""
     return FileStorage()
+
+
+def _open_past(
+    filename: str | PathLike[str] | None, format: Format, at: datetime | int | str, *, repair: bool
+) -> tuple[str, Journal]:
+    if filename is None:
+        raise StorageOpenError("tried to open a temporary file as of a past commit: it has none")
+    path = fsdecode(filename)
+    if repair:
+        raise StorageOpenError(f"tried to repair {path!r}, which was opened as of {at}", path)
+    return path, open_as_of(path, format, at)

@@ -21,12 +21,20 @@ class FileStorage2(JournalStorage):
         repair: if the file is damaged, keep what still proves itself; see the package's guide.
         durable: sync each commit to the disk. Without, a loss of power may cost the last commits,
             never the consistency of those before.
+        at: open it read-only, as it was right after a past commit: the one with this serial, or the
+            last one at this time or before, see `durus.moment.serial_at`. `gen_commits` tells which
+            there are. `sync()` stays there; what others commit or pack meanwhile changes nothing.
+
+    To open a past state takes a walk over the commits, and a reading of the journal from the last
+    pack to then; not that if the index file is no later. Memory: 16 bytes a commit, and some 100
+    bytes for each object that was stored in between.
 
     Raises:
         StorageMissingError: there is no such file, and it was to be opened read-only.
         StoragePermissionError: the system does not let this process open it.
         StorageLockedError: another writer has it open.
-        StorageOpenError: it cannot be opened for another reason.
+        StorageOpenError: it cannot be opened for another reason, or has no such past commit.
+        BackendError: `at` is text, and neither a serial nor a time.
         StorageFormatError: it is not a FileStorage2 database.
         CorruptionError: it is damaged. Nothing was changed.
     """

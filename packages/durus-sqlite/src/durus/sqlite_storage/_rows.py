@@ -62,6 +62,15 @@ class RowReader:
         self._last_oid_int = oid_int
         return row
 
+    def oids_from(self, db: sqlite3.Connection, first_oid_int: int, count: int) -> list[int]:
+        """Give up to `count` oids of stored objects, ascending, from `first_oid_int` on.
+
+        Raises:
+            sqlite3.Error: what SQLite raises.
+        """
+        sql = "SELECT id FROM objects WHERE id >= ? ORDER BY id LIMIT ?"
+        return [oid_int for (oid_int,) in db.execute(sql, (first_oid_int, count))]
+
     def _read_ahead(self, db: sqlite3.Connection, oid_int: int) -> Row | None:
         sql = "SELECT id, data, refs FROM objects WHERE id >= ? ORDER BY id LIMIT ?"
         ahead: dict[int, Row] = {}

@@ -26,6 +26,7 @@ from durus.error import (
     StorageWriteError,
     WriteConflictError,
 )
+from durus.moment import serial_at
 from durus.serialize import pack_record
 from durus.sqlite_storage._copy import copy_database
 from durus.sqlite_storage._engine import (
@@ -38,7 +39,14 @@ from durus.sqlite_storage._engine import (
     translation,
     writing,
 )
-from durus.sqlite_storage._history import find_as_of, gen_commits, has_commit, history_us_of
+from durus.sqlite_storage._history import (
+    PastRows,
+    find_as_of,
+    gen_commits,
+    has_commit,
+    history_us_of,
+    last_time_us,
+)
 from durus.sqlite_storage._log import News, newest_commit, read_news
 from durus.sqlite_storage._oids import OidSupply
 from durus.sqlite_storage._packer import Packer
@@ -78,12 +86,19 @@ class SqliteStorage(Storage):
             "12h"; "0" for not at all. It is kept with the database, for whoever opens it. Without,
             what was said last stays; at first nothing is kept.
         lock_timeout_s: how long to wait for other sessions' commits.
+        at: open it read-only, as it was right after a past commit: the one with this serial, or the
+            last one at this time or before, see `durus.moment.serial_at`. It takes a database that
+            keeps history; `gen_commits` tells which there are. `sync()` stays there; when the time
+            has come in which the history forgets the commit, what is loaded after the next `sync()`
+            raises StorageError. To open it is a walk over the commits.
 
     Raises:
         StorageMissingError: there is no such file, and it was to be opened read-only.
         StoragePermissionError: the system does not let this process open it.
         StorageLockedError: another program has it locked for longer than that.
-        StorageOpenError: it cannot be opened for another reason.
+        StorageOpenError: it cannot be opened for another reason, or has no such past commit.
+        NotSupportedError: it is to be opened `at` a past commit, and keeps no history.
+        BackendError: `history` is no time, or `at` is text and neither a serial nor a time.
         StorageFormatError: it is not a database of Durus, or a newer one. Nothing was changed.
         CorruptionError: it is damaged.
     """
@@ -91,6 +106,7 @@ class SqliteStorage(Storage):
     can_pack = True
     can_share = True
     can_open_readonly: ClassVar[bool] = True
+    can_open_at: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -100,8 +116,10 @@ class SqliteStorage(Storage):
         durable: bool = True,
         history: str | None = None,
         lock_timeout_s: float = 10.0,
+        at: datetime | int | str | None = None,
     ) -> None:
         self._filename = os.fsdecode(filename)
+        readonly = readonly or at is not None
         history_us = None if history is None else history_us_of(history)
         if readonly and history is not None:
             raise StorageReadOnlyError(f"tried to keep history in {self}, opened read-only")
@@ -118,7 +136,8 @@ class SqliteStorage(Storage):
         self._ending: News | None = None
         self._own_removals = 0
         self._untold: set[bytes] = set()
-        self._rows = RowReader()
+        self._rows: RowReader | PastRows = RowReader()
+        self._as_of: int | None = None
         self._oids = OidSupply(self._engine)
         self._packs: list[Generator[int | Removal, None, None]] = []
         self._db: sqlite3.Connection | None = None
@@ -130,6 +149,9 @@ class SqliteStorage(Storage):
             if history_us is not None:
                 set_history(self._engine, db, history_us)
             self._view, self._total = run(self._engine, lambda: self._newest(db))
+            if at is not None:
+                self._as_of = serial_at(self.gen_commits(), at, self._filename)
+                self._rows = PastRows(self._as_of)
         except sqlite3.Error as error:
             self.close()
             raise translation(error, path, "open") from error
@@ -149,7 +171,7 @@ class SqliteStorage(Storage):
 
     @property
     def readonly(self) -> bool:
-        """The storage was opened read-only."""
+        """The storage was opened read-only, or as of a past commit."""
         return self._engine.readonly
 
     def __str__(self) -> str:
@@ -194,21 +216,20 @@ class SqliteStorage(Storage):
         if start_oid is not None:
             yield from super().gen_oid_record(start_oid, batch_size)
             return
-        sql = "SELECT id FROM objects WHERE id >= ? ORDER BY id LIMIT 1000"
         first = -(1 << 63)
         while True:
             if not self._is_pinned:
                 self._pin(None)
             try:
-                found = self._opened().execute(sql, (first,)).fetchall()
+                found = self._rows.oids_from(self._opened(), first, 1000)
             except sqlite3.Error as error:
                 raise translation(error, self._engine.path, "read") from error
-            for (oid_int,) in found:
+            for oid_int in found:
                 oid = _SIGNED.pack(oid_int)
                 yield oid, self.load(oid)
-            if len(found) < 1000 or found[-1][0] == (1 << 63) - 1:
+            if len(found) < 1000 or found[-1] == (1 << 63) - 1:
                 return
-            first = found[-1][0] + 1
+            first = found[-1] + 1
 
     @property
     def keeps_history(self) -> bool:  # type: ignore[override]  # the database says it, not a caller
@@ -229,7 +250,7 @@ class SqliteStorage(Storage):
         """
         self._check_history()
         with translated(self._engine.path, "read"):
-            found = list(gen_commits(self._opened()))
+            found = list(gen_commits(self._opened(), self._as_of))
         return ((serial, _EPOCH + timedelta(microseconds=time_us)) for serial, time_us in found)
 
     def load_as_of(self, oid: bytes, serial: int) -> bytes:
@@ -237,15 +258,18 @@ class SqliteStorage(Storage):
         self._check_history()
         db = self._opened()
         with translated(self._engine.path, "read"):
-            if not has_commit(db, serial):
-                raise StorageError(
-                    f"tried to read {self} as of commit {serial}, of which not all is kept"
-                )
+            self._check_commit(db, serial)
             (oid_int,) = _SIGNED.unpack(oid)
             row = find_as_of(db, oid_int, serial)
         if row is None:
             raise DurusKeyError(oid)
         return pack_record(oid, *row)
+
+    def _check_commit(self, db: sqlite3.Connection, serial: int) -> None:
+        if not has_commit(db, serial, self._as_of):
+            raise StorageError(
+                f"tried to read {self} as of commit {serial}, of which not all is kept"
+            )
 
     def _check_history(self) -> None:
         if not self.keeps_history:
@@ -257,23 +281,27 @@ class SqliteStorage(Storage):
     def describe(self) -> StorageDescription:
         """Tell what is known without a walk over the records."""
         db = self._opened()
-        sql = "SELECT time_us FROM durus_commits WHERE NOT removed AND serial > 1 ORDER BY 1 DESC"
         try:
-            found = None if self._is_plain else db.execute(f"{sql} LIMIT 1").fetchone()
+            time_us = None if self._is_plain else last_time_us(db, self._as_of)
             size_bytes = os.stat(self._engine.path).st_size
         except sqlite3.Error as error:
             raise translation(error, self._engine.path, "read") from error
         return StorageDescription(
             format="SQLite",
             path=self._filename,
-            size_bytes=size_bytes,
-            last_commit_time=_EPOCH + timedelta(microseconds=found[0]) if found else None,
+            # How long the file was then is known to nobody.
+            size_bytes=size_bytes if self._as_of is None else None,
+            last_commit_time=_EPOCH + timedelta(microseconds=time_us) if time_us else None,
+            as_of=self._as_of,
         )
 
     # -- the snapshot
 
     def sync(self) -> list[bytes] | None:
         db = self._opened()
+        if self._as_of is not None:
+            self._unpin()
+            return []
         if self._ending is not None:
             raise StorageTransactionError(f"tried to sync {self} inside of its end()")
         self._unpin()
@@ -330,6 +358,7 @@ class SqliteStorage(Storage):
 
         Raises:
             ReadConflictError: something has; the caller must be told of it by a `sync()` first.
+            StorageError: it is a past state, and not kept any more.
         """
         db = self._opened()
         if self._ending is not None:
@@ -338,9 +367,14 @@ class SqliteStorage(Storage):
                 raise ReadConflictError([] if oid is None else [oid])
             return
         self._begin_reading(db)
-        if self._newest(db)[0] != self._view + self._own_removals:
+        try:
+            if self._as_of is not None:
+                self._check_commit(db, self._as_of)
+            elif self._newest(db)[0] != self._view + self._own_removals:
+                raise ReadConflictError([] if oid is None else [oid])
+        except BaseException:
             rollback(db)
-            raise ReadConflictError([] if oid is None else [oid])
+            raise
         self._is_pinned = True
 
     def _unpin(self) -> None:
@@ -502,6 +536,7 @@ class SqliteStorage(Storage):
             engine.readonly,
             durable=engine.durable,
             lock_timeout_s=engine.lock_timeout_s,
+            at=self._as_of,
         )
         session._filename = self._filename
         return session
@@ -558,8 +593,14 @@ class SqliteStorage(Storage):
         Raises:
             StorageOpenError: there is something at `path`.
             StorageWriteError: the system refused; nothing is left of the copy.
+            NotSupportedError: it was opened as of a past commit.
         """
         self._opened()
+        if self._as_of is not None:
+            raise NotSupportedError(
+                f"tried to copy {self}, which was opened as of commit {self._as_of}: SQLite copies"
+                " the newest state alone; open it without `at`"
+            )
         copy_database(self._engine, os.fsdecode(path), progress)
 
     def close(self) -> None:
