@@ -173,12 +173,10 @@ def test_nothing_reaches_the_terminal(durus: Any) -> None:
     child.expect(r"\\x1b\[2J")
 
 
-def test_a_server_is_asked(durus: Any, shown: Path) -> None:
+def test_a_server_is_asked(durus: Any, serve: Any, shown: Path) -> None:
     """An object of a running server is shown as one of a file."""
-    place = durus.folder / "socket"
-    durus.start("serve", shown, "--address", place)
-    url = f"durus+unix:{place}"
-    assert '["users"]  1' in durus("show", url, "--wait", "60").stdout
+    serve(shown).ready()
+    assert '["users"]  1' in durus("show", "durus+unix:a.sock").stdout
 
 
 def test_what_holds_itself_is_shown_once() -> None:

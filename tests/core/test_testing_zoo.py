@@ -46,6 +46,8 @@ class Disk:
         self.sessions: list[DiskStorage] = []
         # What was stored after each commit, and when it was; its serial is the place, from 1.
         self.history: list[tuple[datetime, dict[bytes, bytes]]] = []
+        # What each commit stored, by its serial.
+        self.changes: dict[int, dict[bytes, bytes]] = {}
 
 
 class DiskStorage(Storage):
@@ -127,6 +129,7 @@ class DiskStorage(Storage):
     def write(self, pending: dict[bytes, bytes]) -> None:
         self.disk.records.update(pending)
         self.disk.history.append((datetime.now(UTC), dict(self.disk.records)))
+        self.disk.changes[len(self.disk.history)] = pending
         self.view.update(pending)
         self.tell_others(pending)
 
@@ -164,6 +167,12 @@ class DiskStorage(Storage):
         if oid not in state:
             raise DurusKeyError(oid)
         return state[oid]
+
+    def gen_changes(self, serial: int) -> Iterator[tuple[bytes, bytes]]:
+        self.check_open()
+        if not 0 < serial <= len(self.disk.history):
+            raise StorageError(f"no commit {serial}")
+        yield from self.disk.changes.get(serial, {}).items()
 
     def new_session(self) -> Storage:
         self.check_open()
@@ -950,6 +959,27 @@ class FindsLaterObjectsEarlier(DiskStorage):
 class TakesTheCommitBefore(DiskStorage):
     def load_as_of(self, oid: bytes, serial: int) -> bytes:
         return super().load_as_of(oid, min(serial, len(self.disk.history)))
+
+
+@breaks("test_gen_changes_yields_what_each_commit_stored")
+class YieldsTheWholeStateAsChanges(DiskStorage):
+    def gen_changes(self, serial: int) -> Iterator[tuple[bytes, bytes]]:
+        list(super().gen_changes(serial))
+        yield from self.disk.history[serial - 1][1].items()
+
+
+@breaks("test_gen_changes_yields_what_each_commit_stored")
+class YieldsTheNewestOfWhatChanged(DiskStorage):
+    def gen_changes(self, serial: int) -> Iterator[tuple[bytes, bytes]]:
+        for oid, _ in super().gen_changes(serial):
+            yield oid, self.load(oid)
+
+
+@breaks("test_gen_changes_refuses_a_serial_that_is_none")
+class KnowsACommitOfNothing(DiskStorage):
+    def gen_changes(self, serial: int) -> Iterator[tuple[bytes, bytes]]:
+        self.check_open()
+        yield from self.disk.changes.get(serial, {}).items()
 
 
 @breaks("test_load_as_of_refuses_an_oid_that_is_not_eight_bytes")

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from durus.error import CorruptionError, DurusKeyError, StorageClosedError, StorageError
+from durus.error import (
+    CorruptionError,
+    DurusKeyError,
+    NotSupportedError,
+    StorageClosedError,
+    StorageError,
+)
 from durus.file_storage import FileStorage
 from durus.file_storage._file import File
 from durus.file_storage._history import History
@@ -459,3 +465,57 @@ def test_what_is_kept_in_memory(path: Path, put: Put) -> None:
         arrays = [history._ends, history._times_us, history._entries, history._entries_before]
         assert [len(each) for each in arrays] == [12, 12, 30, 30]
         assert {each.itemsize for each in arrays} == {8}
+
+
+def _changes(storage: FileStorage, serial: int) -> dict[int, bytes]:
+    found = dict(storage.gen_changes(serial))
+    return {int.from_bytes(oid, "big"): record for oid, record in found.items()}
+
+
+@pytest.mark.parametrize("far", [3, 2**62])
+def test_a_pack_forgets_what_its_last_commit_stored(path: Path, put: Put, far: int) -> None:
+    """The packed state does not tell it, with a map or without; later commits tell theirs."""
+    with FileStorage(path) as storage:
+        put(storage, {0: [1, far], 1: [], far: []})
+        put(storage, [1], b"packed")
+        storage.pack()
+        put(storage, {0: [far], far: []}, b"since")
+        with FileStorage(path, readonly=True) as reader:
+            for opened in (storage, reader):
+                packed, since = _serials(opened)
+                with pytest.raises(NotSupportedError, match="was packed, or repaired, at commit 2"):
+                    _changes(opened, packed)
+                assert set(_changes(opened, since)) == {0, far}
+                assert _changes(opened, since)[far] == make_record(
+                    int8_to_str(far), payload=b"since"
+                )
+
+
+def test_what_4_3_wrote_is_a_change_of_the_next_commit(path: Path, put: Put) -> None:
+    """Its transactions have no commit record; the last record of an object is the one told."""
+    with FileStorage(path) as storage:
+        put(storage, [0, 1])
+    for payload in (b"4.3", b"4.3 again"):
+        _append_without_commit_record(path, make_record(ONE, payload=payload))
+    with FileStorage(path) as storage:
+        put(storage, [2])
+        first, second = _serials(storage)
+        assert set(_changes(storage, first)) == {0, 1}
+        assert _changes(storage, second) == {
+            1: make_record(ONE, payload=b"4.3 again"),
+            2: make_record(TWO, payload=b""),
+        }
+
+
+def test_damage_in_a_commit_is_told_with_its_changes(path: Path, put: Put) -> None:
+    """A changed byte in a past transaction is CorruptionError; the others are told as before."""
+    with FileStorage(path) as storage:
+        for payload in (b"first", b"second", b"third"):
+            put(storage, [0, 1], payload)
+        content = bytearray(path.read_bytes())
+        content[content.index(b"second")] ^= 1
+        path.write_bytes(content)
+        one, two, three = _serials(storage)
+        with pytest.raises(CorruptionError):
+            _changes(storage, two)
+        assert set(_changes(storage, one)) == set(_changes(storage, three)) == {0, 1}

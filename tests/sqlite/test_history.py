@@ -128,3 +128,18 @@ def test_history_cannot_be_set_read_only(path: Path, open_here: Open) -> None:
     open_here()
     with pytest.raises(StorageReadOnlyError):
         SqliteStorage(path, readonly=True, history="7d")
+
+
+def test_a_pack_stores_nothing(open_here: Open) -> None:
+    """The commit of a pack has no changes; those before it have theirs, what it removed too."""
+    storage = open_here(history="7d")
+    commit(storage, make_record(ROOT_OID, [ONE]), make_record(ONE))
+    commit(storage, make_record(ROOT_OID))
+    storage.pack()
+    *_, first, second, packed = (serial for serial, _ in storage.gen_commits())
+    assert list(storage.gen_changes(packed)) == []
+    assert dict(storage.gen_changes(second)) == {ROOT_OID: make_record(ROOT_OID)}
+    assert dict(storage.gen_changes(first)) == {
+        ROOT_OID: make_record(ROOT_OID, [ONE]),
+        ONE: make_record(ONE),
+    }

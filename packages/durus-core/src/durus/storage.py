@@ -94,8 +94,8 @@ class Storage(ABC):
         is_persistent: what `end()` acknowledged is there when the same place is opened again.
         can_load_meanwhile: one thread may `load()` while another is in `end()`, and gets the
             record of before, or of after. Else a caller with several threads waits.
-        keeps_history: `gen_commits()` and `load_as_of()` read past states. Where false, both raise
-            `NotSupportedError`.
+        keeps_history: `gen_commits()`, `load_as_of()` and `gen_changes()` read past states. Where
+            false, they raise `NotSupportedError`.
         can_open_at: the class takes `at=`, a serial that `gen_commits()` yields or a time (see
             `durus.moment.serial_at`), where history is kept. A storage opened so gives the state
             of then, knows no later commit, and refuses every write with `StorageReadOnlyError`.
@@ -262,6 +262,23 @@ class Storage(ABC):
             InvalidOidError: `oid` is not 8 bytes.
             CorruptionError: what tells of the past is damaged.
             NotSupportedError: `keeps_history` is false.
+        """
+        raise NotSupportedError(f"{type(self).__name__} keeps no history")
+
+    def gen_changes(self, serial: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (oid, record) of what a commit stored, each object once. A pack stores nothing.
+
+        What was stored since the commit before by somebody who knows nothing of commits belongs to
+        this one, as in `gen_commits`.
+
+        Args:
+            serial: a commit that `gen_commits` yields.
+
+        Raises:
+            StorageError: `serial` is no commit that `gen_commits` yields, or none any more.
+            CorruptionError: what tells of the past is damaged.
+            NotSupportedError: `keeps_history` is false; or a pack has kept the state as of this
+                commit, but not what the commit stored.
         """
         raise NotSupportedError(f"{type(self).__name__} keeps no history")
 

@@ -36,6 +36,8 @@ class HistoryClauses(Suite):
             list(storage.gen_commits())
         with pytest.raises(NotSupportedError):
             storage.load_as_of(ROOT_OID, 1)
+        with pytest.raises(NotSupportedError):
+            list(storage.gen_changes(1))
 
     @needs("keeps_history")
     def test_gen_commits_yields_each_commit_in_its_order(self, place: Place) -> None:
@@ -98,6 +100,38 @@ class HistoryClauses(Suite):
             with pytest.raises(StorageError):
                 storage.load_as_of(ROOT_OID, serial)
                 pytest.fail(f"read as of {serial}, of {oldest} to {newest}")
+
+    @needs("keeps_history")
+    def test_gen_changes_yields_what_each_commit_stored(self, place: Place) -> None:
+        """`gen_changes` yields each object that the commit stored once, as it stored it."""
+        storage = place.storage
+        one, other = fresh_oids(storage, 2)
+        changes = [
+            [make_record(ROOT_OID, [one]), make_record(one), make_record(one, payload=b"twice")],
+            [make_record(one, payload=b"changed"), make_record(other)],
+            [make_record(ROOT_OID, [one])],
+            [make_record(one, payload=b"changed")],
+        ]
+        stored = {
+            _commit(storage, *records): {record[:8]: record for record in records}
+            for records in changes
+        }
+        for is_again in (False, True):
+            found = place.again() if is_again else storage
+            for serial in [*stored, *reversed(stored)]:
+                yielded = list(found.gen_changes(serial))
+                assert dict(yielded) == stored[serial]
+                assert len(yielded) == len(stored[serial])
+
+    @needs("keeps_history")
+    def test_gen_changes_refuses_a_serial_that_is_none(self, place: Place) -> None:
+        """A serial that `gen_commits` does not yield is a StorageError, not a commit of nothing."""
+        storage = place.storage
+        newest = _commit(storage, make_record(ROOT_OID))
+        oldest = next(iter(storage.gen_commits()))[0]
+        for serial in (newest + 1, oldest - 1, -1, 2**64, -(2**64)):
+            with pytest.raises(StorageError):
+                list(storage.gen_changes(serial))
 
     @needs("keeps_history")
     def test_load_as_of_refuses_an_oid_that_is_not_eight_bytes(self, place: Place) -> None:

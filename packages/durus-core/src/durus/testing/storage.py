@@ -497,5 +497,9 @@ def _calls(storage: Storage, record: bytes) -> list[Callable[[], object]]:
     if storage.can_share:
         calls.append(storage.new_session)
     if storage.keeps_history:
-        calls += [lambda: list(storage.gen_commits()), lambda: storage.load_as_of(ROOT_OID, 1)]
+        calls += [
+            lambda: list(storage.gen_commits()),
+            lambda: storage.load_as_of(ROOT_OID, 1),
+            lambda: list(storage.gen_changes(1)),
+        ]
     return calls

@@ -19,10 +19,11 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
+from operator import itemgetter
 
-from durus.error import StorageError
+from durus.error import NotSupportedError, StorageError
 from durus.file_storage._file import temporary_directory
-from durus.file_storage._format import DamageError
+from durus.file_storage._format import DamageError, Tip
 from durus.file_storage._index import Index
 from durus.file_storage._journal import Journal
 from durus.file_storage._marks import Marks
@@ -172,3 +173,47 @@ class History:
                     self._entries_before.append(before)
                 last_entries.set(oid_int, offset)
             self._read_tip = tip
+
+    # What a commit stored.
+
+    def find_changes(self, serial: int) -> dict[int, int]:
+        """Give the file offset of the entry of each oid that a commit stored, in their order.
+
+        Raises:
+            StorageError: there is no such commit, or the system does not let us read.
+            NotSupportedError: it is that of the base, where a pack put it.
+            CorruptionError: the journal is damaged there.
+        """
+        try:
+            self._note_commits()
+            place = serial - self._first_serial
+            if not 0 <= place < len(self._ends):
+                raise StorageError(
+                    f"tried to tell what commit {serial} of {self._journal.path!r} stored, which is"
+                    f" none of the {len(self._ends)} that it has since it was last packed"
+                )
+            return self._read_changes(place)
+        except DamageError as damage:
+            raise self._journal.corruption(damage) from damage
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            raise self._read_error(f"commit {serial} of", error) from error
+
+    def _read_changes(self, place: int) -> dict[int, int]:
+        start, end = self._journal.layout.map_end, self._ends[place]
+        if place:
+            start = max(start, self._ends[place - 1])
+        elif end <= start or self._first_serial > 1:
+            # A pack may have written the state as a transaction, where it could not make a map.
+            raise NotSupportedError(
+                f"{self._journal.path!r} was packed, or repaired, at commit {self._first_serial}:"
+                " it has the state of then, and not what this commit stored"
+            )
+        scanner = self._journal.format.scanner(self._journal.file, end)
+        found: dict[int, int] = {}
+        tip = Tip(start)
+        while tip.end < end:
+            tip, offsets = scanner.read(tip, any_chain=True)
+            found.update(offsets)
+        return dict(sorted(found.items(), key=itemgetter(1)))

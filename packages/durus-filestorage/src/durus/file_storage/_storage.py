@@ -240,6 +240,25 @@ class JournalStorage(Storage):
             raise DurusKeyError(oid)
         return self._journal.read_record(offset, oid_int)
 
+    def gen_changes(self, serial: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (oid, record) of what a commit stored, in the order of the file.
+
+        Only that part of the file is read. What a pack kept of the last commit before it does not
+        tell what that had stored.
+
+        Args:
+            serial: a commit that `gen_commits` yields.
+
+        Raises:
+            StorageError: `serial` is no commit that `gen_commits` yields, or none any more.
+            NotSupportedError: the file was packed at this commit.
+            CorruptionError: the journal is damaged there.
+        """
+        self._check_open()
+        journal = self._journal
+        for oid_int, offset in self._past().find_changes(serial).items():
+            yield _OID.pack(oid_int), journal.read_record(offset, oid_int)
+
     def _past(self) -> History:
         if self._history is None:
             self._history = History(self._journal)

@@ -8,7 +8,7 @@ from struct import Struct
 
 from durus.serialize import split_oids
 
-__all__ = ["News", "newest_commit", "read_news"]
+__all__ = ["News", "newest_commit", "read_news", "stored_oids"]
 
 _SIGNED = Struct(">q")
 
@@ -49,10 +49,24 @@ def read_news(db: sqlite3.Connection, serial: int, total: int) -> News:
     if rows[0][0] != serial + 1:
         news.is_known = False
     for _, _, removed, oids in rows:
-        found = split_oids(oids) if isinstance(oids, bytes) else [_SIGNED.pack(oids)]
+        found = _split(oids)
         news.changed.update(found)
         if removed:
             news.removed.update(found)
         else:
             news.removed.difference_update(found)
     return news
+
+
+def stored_oids(db: sqlite3.Connection, serial: int) -> list[bytes] | None:
+    """Give whose records a commit wrote, none for a pack; None if it is not known any more."""
+    sql = "SELECT removed, oids FROM durus_commits WHERE serial = ?"
+    found = db.execute(sql, (serial,)).fetchone()
+    if found is None:
+        return None
+    removed, oids = found
+    return [] if removed else _split(oids)
+
+
+def _split(oids: bytes | int) -> list[bytes]:
+    return split_oids(oids) if isinstance(oids, bytes) else [_SIGNED.pack(oids)]

@@ -47,7 +47,7 @@ from durus.sqlite_storage._history import (
     history_us_of,
     last_time_us,
 )
-from durus.sqlite_storage._log import News, newest_commit, read_news
+from durus.sqlite_storage._log import News, newest_commit, read_news, stored_oids
 from durus.sqlite_storage._oids import OidSupply
 from durus.sqlite_storage._packer import Packer
 from durus.sqlite_storage._rows import RowReader, gen_referred, write_rows
@@ -252,6 +252,20 @@ class SqliteStorage(Storage):
         with translated(self._engine.path, "read"):
             found = list(gen_commits(self._opened(), self._as_of))
         return ((serial, _EPOCH + timedelta(microseconds=time_us)) for serial, time_us in found)
+
+    def gen_changes(self, serial: int) -> Iterator[tuple[bytes, bytes]]:
+        self._check_history()
+        db = self._opened()
+        with translated(self._engine.path, "read"):
+            # Before the oids are read: then they are there, or it is refused here.
+            is_there = has_commit(db, serial)
+            oids = stored_oids(db, serial) if is_there else None
+        if oids is None:
+            raise StorageError(
+                f"tried to tell what commit {serial} of {self} stored, of which not all is kept"
+            )
+        for oid in oids:
+            yield oid, self.load_as_of(oid, serial)
 
     def load_as_of(self, oid: bytes, serial: int) -> bytes:
         check_oid(oid)
