@@ -151,8 +151,9 @@ def test_the_tools_know_every_source_folder() -> None:
     sources = [f"packages/{name}/src" for name in NAMES]
     assert sorted(settings["ruff"]["src"]) == sources
     assert sorted(settings["ruff"]["namespace-packages"]) == [f"{src}/durus" for src in sources]
+    examples = ["docs/examples/storage-plugin/src", "docs/examples/wiki"]
     assert sorted(settings["mypy"]["mypy_path"]) == [
-        f"$MYPY_CONFIG_FILE_DIR/{src}" for src in sources
+        f"$MYPY_CONFIG_FILE_DIR/{src}" for src in [*examples, *sources]
     ]
 
 

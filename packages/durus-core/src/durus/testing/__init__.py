@@ -17,7 +17,8 @@ A back-end's tests are a subclass each::
 
     TestMyMachine = MyMachine.TestCase
 
-`durus.testing.crash` (power cuts and failing disks) is imported by its own name.
+`durus.testing.crash` (power cuts and failing disks) is imported by its own name, and so is
+`durus.testing.fixtures`, which is for those who test an application.
 """
 
 from __future__ import annotations

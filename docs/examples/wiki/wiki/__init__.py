@@ -1,0 +1,1 @@
+"""A wiki with history and search: the program that the tutorial of Durus builds."""
