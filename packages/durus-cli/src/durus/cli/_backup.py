@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 import click
@@ -39,18 +38,11 @@ def backup(database: str, folder: str, full: bool, as_json: bool, **access: Any)
         is_file = hasattr(storage, "gen_bytes")
         total = description.size_bytes if is_file else description.object_count
         with progress(f"backing up {target.name}", total, "byte" if is_file else "object") as show:
-            done = back_up(storage, folder, _name_of(target), full=full, progress=show)
+            done = back_up(storage, folder, target.known_as(), full=full, progress=show)
     if as_json:
         print(json.dumps(_as_json(done, database, folder), indent=2))
     else:
         print(_summary(done, database, folder))
-
-
-def _name_of(target: Target) -> str:
-    """Give what the database is known by, from wherever and by whomever it is backed up."""
-    path = target.path()
-    # What follows a question mark is how it is opened.
-    return target.name.partition("?")[0] if path is None else os.path.realpath(path)
 
 
 def _as_json(done: Backup, database: str, folder: str) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from durus.error import (
     StorageOpenError,
     StorageWriteError,
 )
+from durus.tools._new_file import sync_folder
 
 __all__ = [
     "CHUNK_BYTES",
@@ -48,7 +49,6 @@ __all__ = [
     "gen_data",
     "locked",
     "read_catalog",
-    "sync_folder",
     "write_piece",
 ]
 
@@ -322,15 +322,6 @@ def gen_data(catalog: Catalog, piece: Piece) -> Iterator[bytes]:
             f"piece {piece.name}.data is damaged: its SHA-256 is not that of its manifest",
             path=path,
         )
-
-
-def sync_folder(path: str) -> None:
-    """Wait until the names in a folder are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove_leftovers(catalog: Catalog) -> None:

@@ -16,7 +16,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -30,10 +29,10 @@ from durus.tools._backup_folder import (
     Problem,
     locked,
     read_catalog,
-    sync_folder,
     write_piece,
 )
 from durus.tools._file_pieces import FileSource, GrowingFile, restore_file
+from durus.tools._new_file import give_name, refuse_existing
 from durus.tools._record_pieces import RecordSource, check_restored, restore_records
 
 __all__ = [
@@ -171,18 +170,15 @@ def restore(
     """
     catalog = read_catalog(folder)
     chain = _chain_as_of(catalog, at)
-    _refuse_existing(target)
+    refuse_existing(target, "restore to")
     working = ""
     try:
         parent = os.path.dirname(os.path.abspath(target))
         working = tempfile.mkdtemp(prefix=".durus-restore-", dir=parent)
         path = os.path.join(working, "restored")
         serial, time = _restore_to(catalog, chain, path, at, progress)
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
         size_bytes = os.path.getsize(path)
-        _give_name(path, target)
-        sync_folder(parent)
+        give_name(path, target, "restore to")
     except OSError as error:
         if isinstance(error, StorageError):
             raise
@@ -339,16 +335,6 @@ def _check_database(catalog: Catalog, database: str, *, goes_on: bool) -> None:
     )
 
 
-def _refuse_existing(target: str) -> None:
-    for path in (target, *(target + suffix for suffix in ("-wal", "-shm", "-journal"))):
-        if os.path.lexists(path):
-            raise StorageOpenError(
-                f"tried to restore to {target!r}, but there is {path!r} already; choose another"
-                " name, or move that away",
-                target,
-            )
-
-
 def _restore_to(
     catalog: Catalog,
     chain: list[Piece],
@@ -372,19 +358,3 @@ def _test_for(at: int | datetime | None) -> Callable[[int, datetime], bool] | No
     if isinstance(at, int):
         return lambda serial, _time: serial == at
     return lambda _serial, time: time <= at
-
-
-def _give_name(path: str, target: str) -> None:
-    """Name the file, in the place of nothing."""
-    try:
-        # Unlike a rename this never takes the place of what came there meanwhile.
-        os.link(path, target)
-    except FileExistsError:
-        _refuse_existing(target)
-        raise
-    except OSError:
-        # A file system without second names.
-        _refuse_existing(target)
-        os.rename(path, target)
-    with suppress(FileNotFoundError):
-        os.remove(path)
