@@ -347,6 +347,13 @@ def test_nothing_is_overwritten(three_pieces: Path, target: Path) -> None:
         restore(str(three_pieces), str(target.parent / "nowhere" / "new.durus"))
 
 
+def test_nobody_else_may_read_it(three_pieces: Path, target: Path) -> None:
+    """What is backed up or restored is readable by its user alone, whatever the umask."""
+    restore(str(three_pieces), str(target))
+    for found in (target, *three_pieces.iterdir()):
+        assert found.stat().st_mode & 0o777 == 0o600
+
+
 def test_one_backup_at_a_time(three_pieces: Path, path: Path) -> None:
     """While a backup is being written into a folder a second one is refused."""
     _set(path, 7)

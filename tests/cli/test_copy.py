@@ -190,6 +190,14 @@ def test_nothing_is_overwritten(database: Path, tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.copying*")) == []
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
+def test_who_may_use_the_copy(database: Path, tmp_path: Path, mode: int) -> None:
+    """The copy of a file has its permissions."""
+    database.chmod(mode)
+    _copy(database, tmp_path / "to.durus")
+    assert (tmp_path / "to.durus").stat().st_mode & 0o777 == mode
+
+
 def test_one_copy_at_a_time(database: Path, tmp_path: Path) -> None:
     """A second copy into the same target is refused while the first one runs."""
 

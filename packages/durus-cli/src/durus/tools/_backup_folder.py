@@ -12,6 +12,7 @@
 A piece is there when its manifest is. The manifest is written last, when the data is on the disk
 and was read back, and gets its name in one step. So a crash leaves at most data without a manifest,
 which nobody reads, and the next piece of that number takes its place. No piece is ever changed.
+Only the user who made it may read it.
 
 A manifest is JSON. It says its own SHA-256, and that of the manifest before it in the chain: none
 can be changed, left out or put in from elsewhere without notice.
@@ -273,7 +274,7 @@ def write_piece(
         piece = Piece(**_values_of(piece) | {"manifest": piece.proof()})
         os.replace(data_path, catalog.path_of(piece))
         sync_folder(catalog.folder)
-        with open(manifest_path, "w", encoding="utf-8") as file:
+        with open(manifest_path, "w", encoding="utf-8", opener=_open_private) as file:
             json.dump(piece.as_json(), file, indent=2)
             file.write("\n")
             file.flush()
@@ -392,7 +393,7 @@ def _short_text(piece: Piece, size_bytes: int) -> str:
 def _write_data(path: str, chunks: Iterator[bytes]) -> tuple[int, str]:
     digest = sha256()
     size_bytes = 0
-    with open(path, "wb") as file:
+    with open(path, "wb", opener=_open_private) as file:
         for chunk in chunks:
             file.write(chunk)
             digest.update(chunk)
@@ -400,6 +401,11 @@ def _write_data(path: str, chunks: Iterator[bytes]) -> tuple[int, str]:
         file.flush()
         os.fsync(file.fileno())
     return size_bytes, digest.hexdigest()
+
+
+def _open_private(path: str, flags: int) -> int:
+    """Open a file that only this user may read, as the database may be one."""
+    return os.open(path, flags, 0o600)
 
 
 def _check_written(path: str, size_bytes: int, digest: str) -> None:

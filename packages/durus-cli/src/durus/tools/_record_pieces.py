@@ -28,6 +28,9 @@ _LENGTH = Struct(">L")
 _OID_BYTES = 8
 _HASH_BYTES = 16
 
+# To tell of every record takes longer than to read it.
+_TELL_EVERY = 256
+
 # A commit of what is restored.
 _BATCH_BYTES = 8 << 20
 
@@ -99,7 +102,8 @@ class RecordSource:
                 found = _hash_of(record)
                 self._count += 1
                 self._state += int.from_bytes(found)
-                self._progress(self._count)
+                if self._count % _TELL_EVERY == 0:
+                    self._progress(self._count)
                 gone.discard(oid)
                 if self._before.get(oid) != found:
                     yield record
@@ -142,7 +146,8 @@ def restore_records(
             count += 1
             state += int.from_bytes(_hash_of(entry))
             done_bytes += len(entry)
-            progress(done_bytes)
+            if count % _TELL_EVERY == 0:
+                progress(done_bytes)
             batch_bytes += len(entry)
             if batch_bytes > _BATCH_BYTES:
                 storage.end()

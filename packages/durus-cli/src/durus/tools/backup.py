@@ -154,6 +154,8 @@ def restore(
 ) -> Restored:
     """Make a new file of what was backed up. It gets its name when it is whole and on the disk.
 
+    Only this user may open it: who could open the database is not known.
+
     Args:
         folder: where the pieces are.
         target: the path of the new file.
@@ -178,6 +180,8 @@ def restore(
         path = os.path.join(working, "restored")
         serial, time = _restore_to(catalog, chain, path, at, progress)
         size_bytes = os.path.getsize(path)
+        # Who could read the database that was backed up is not known.
+        os.chmod(path, 0o600)
         give_name(path, target, "restore to")
     except OSError as error:
         if isinstance(error, StorageError):

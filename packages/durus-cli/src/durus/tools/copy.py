@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -42,6 +43,9 @@ _FORM = 1
 _SUFFIX = ".copying"
 _BATCH_BYTES = 8 << 20
 
+# To tell of every record takes longer than to read it.
+_TELL_EVERY = 256
+
 
 @dataclass(slots=True)
 class Copied:
@@ -71,7 +75,8 @@ def copy_to_file(
 
     Args:
         source: a session that nobody else uses, for `sync` is called.
-        name: what the source is known by, such as an absolute path or a URL.
+        name: what the source is known by: an absolute path, or a URL. Whoever may use the file at
+            this path may use the copy.
         target: a path or the URL of a file.
         change: gives what to store in place of a record, under the same oid.
         verify: read both once more, and compare.
@@ -93,6 +98,7 @@ def copy_to_file(
         with _noted(working, name) as note:
             source.sync()
             with open_storage(_working_name(target, working)) as storage:
+                _adopt_mode(name, working)
                 done = copy_records(source, storage, change=change, progress=progress)
             if verify:
                 with open_storage(_working_name(target, working)) as storage:
@@ -139,7 +145,8 @@ def copy_records(
         record = found if change is None else change(found)
         done.objects += 1
         done.record_bytes += len(record)
-        progress(done.objects)
+        if done.objects % _TELL_EVERY == 0:
+            progress(done.objects)
         if oid == ROOT_OID:
             root = record
         elif not begins_anew and _is_there(target, oid, record):
@@ -234,6 +241,12 @@ def _working_name(target: str, working: str) -> str | Path:
     return f"{address}{_SUFFIX}{question_mark}{options}"
 
 
+def _adopt_mode(name: str, working: str) -> None:
+    """Let those use a file who may use the one that is copied, if it is one."""
+    if os.path.isfile(name):
+        os.chmod(working, stat.S_IMODE(os.stat(name).st_mode))
+
+
 # Records.
 
 
@@ -286,7 +299,8 @@ def _compare(source: Storage, target: Storage, change: Change | None, progress: 
                 f"copied oid {int.from_bytes(oid)}, but {target} gives back something else: the"
                 " disk or the memory of this machine is not to be trusted"
             )
-        progress(count)
+        if count % _TELL_EVERY == 0:
+            progress(count)
 
 
 def _end_of_pickle(data: bytes) -> int:
