@@ -519,3 +519,39 @@ def test_damage_in_a_commit_is_told_with_its_changes(path: Path, put: Put) -> No
         with pytest.raises(CorruptionError):
             _changes(storage, two)
         assert set(_changes(storage, one)) == set(_changes(storage, three)) == {0, 1}
+
+
+def test_where_commits_end(path: Path, put: Put) -> None:
+    """A file that is cut where a commit ends is the file as of that commit, packed or not."""
+    with FileStorage(path) as storage:
+        for n in range(3):
+            put(storage, {0: [1], 1: []}, b"%d" % n)
+        storage.pack()
+        for n in range(3):
+            put(storage, [1], b"later %d" % n)
+        ends = list(storage.gen_commit_ends())
+        assert [(serial, time) for serial, time, _ in reversed(ends)] == [*storage.gen_commits()]
+        assert ends[0][2] == storage.describe().size_bytes
+        expected = {serial: storage.load_as_of(ONE, serial) for serial, _, _ in ends}
+        copies = {serial: b"".join(storage.gen_bytes(0, end)) for serial, _, end in ends}
+    for serial, data in copies.items():
+        cut = path.with_name("cut.durus")
+        cut.write_bytes(data)
+        with FileStorage(cut, readonly=True) as storage:
+            assert storage.describe().size_bytes == len(data)
+            assert storage.load(ONE) == expected[serial]
+            assert _serials(storage)[-1] == serial
+
+
+def test_bytes_that_are_not_there(path: Path, put: Put) -> None:
+    """Of a file that was cut short meanwhile an error tells, never fewer bytes."""
+    with FileStorage(path) as storage:
+        put(storage, [0])
+        end = next(storage.gen_commit_ends())[2]
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(CorruptionError, match="the end of the file"):
+            list(storage.gen_bytes(0, end))
+    with pytest.raises(StorageClosedError):
+        list(storage.gen_bytes(0, end))
+    with pytest.raises(StorageClosedError):
+        list(storage.gen_commit_ends())

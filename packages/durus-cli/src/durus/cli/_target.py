@@ -87,6 +87,12 @@ class Target:
             return self.name
         return file_path(self.name)
 
+    def known_as(self) -> str:
+        """Give what the database is known by, from whatever folder it is named."""
+        path = self.path()
+        # What follows a question mark is how it is opened.
+        return self.name.partition("?")[0] if path is None else os.path.realpath(path)
+
 
 def database_argument(*, required: bool) -> Callable[[_Function], _Function]:
     """Add the argument DATABASE to a command; it arrives as `database`."""

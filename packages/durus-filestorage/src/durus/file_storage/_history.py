@@ -28,7 +28,36 @@ from durus.file_storage._index import Index
 from durus.file_storage._journal import Journal
 from durus.file_storage._marks import Marks
 
-__all__ = ["History"]
+__all__ = ["History", "gen_commits_back"]
+
+
+def gen_commits_back(journal: Journal, stop_offset: int = 0) -> Iterator[tuple[int, int, int]]:
+    """Walk backwards over the commits that there are now.
+
+    Args:
+        journal: the journal.
+        stop_offset: file offset of a commit record that ends the walk, and is left out.
+
+    Yields:
+        Serial, time in microseconds, and the file offset after the transaction; of a base the
+        offset after its map.
+
+    Raises:
+        CorruptionError: the commit records do not lead to each other.
+        OSError: the system refused.
+    """
+    offset, serial = journal.tip.commit_offset, journal.tip.serial
+    # A base of serial 0 has no time either: before it there was no commit of ours.
+    while offset != stop_offset and serial:
+        commit = journal.format.read_commit(journal.file, offset)
+        if commit is None or commit.serial != serial or not stop_offset <= commit.previous < offset:
+            reason = f"no record of commit {serial}, which the next one says is there"
+            raise journal.corruption(DamageError(offset, reason))
+        end = journal.format.end_of(offset, commit)
+        yield serial, commit.time_us, max(end, journal.layout.map_end)
+        if not commit.previous:
+            return
+        offset, serial = commit.previous, serial - 1
 
 
 class History:
@@ -115,24 +144,11 @@ class History:
     def _note_commits(self) -> None:
         """Walk backwards from the last commit to what is known already, or to the first one."""
         journal = self._journal
-        offset, serial = journal.tip.commit_offset, journal.tip.serial
+        last_offset = journal.tip.commit_offset
         ends, times_us = array("Q"), array("Q")
-        last_offset = offset
-        # A base of serial 0 has no time either: before it there was no commit of ours.
-        while offset != self._last_offset and serial:
-            commit = journal.format.read_commit(journal.file, offset)
-            if (
-                commit is None
-                or commit.serial != serial
-                or not self._last_offset <= commit.previous < offset
-            ):
-                reason = f"no record of commit {serial}, which the next one says is there"
-                raise journal.corruption(DamageError(offset, reason))
-            ends.append(journal.format.end_of(offset, commit))
-            times_us.append(commit.time_us)
-            if not commit.previous:
-                break
-            offset, serial = commit.previous, serial - 1
+        for _, time_us, end in gen_commits_back(journal, self._last_offset):
+            ends.append(end)
+            times_us.append(time_us)
         if not ends:
             return
         if not self._ends:

@@ -24,8 +24,8 @@ from durus.file_storage._as_of import open_as_of
 from durus.file_storage._commit_record import RESERVED_OID_INT
 from durus.file_storage._copying import copy_journal
 from durus.file_storage._file import remover
-from durus.file_storage._format import Format
-from durus.file_storage._history import History
+from durus.file_storage._format import CHUNK_BYTES, DamageError, Format
+from durus.file_storage._history import History, gen_commits_back
 from durus.file_storage._journal import FIRST_UNCOUNTED_OID_INT, Journal
 from durus.file_storage._opening import follow_writer, has_magic, open_journal, open_temporary
 from durus.file_storage._packer import Packer
@@ -309,6 +309,52 @@ class JournalStorage(Storage):
         """
         self._check_open()
         copy_journal(self._journal, fsdecode(path), progress)
+
+    def gen_commit_ends(self) -> Iterator[tuple[int, datetime, int]]:
+        """Yield the commits of `gen_commits`, the newest first, and where each of them ends.
+
+        A backup takes it from here, for a file grows only at its end. Until the next `sync()` or
+        `end()` the file of this storage is as long as `describe()` says.
+
+        Yields:
+            Serial, time, and file offset: a file that is cut there ends with this commit.
+
+        Raises:
+            CorruptionError: the commit records do not lead to each other.
+            StorageError: the system does not let us read.
+        """
+        self._check_open()
+        try:
+            for serial, time_us, end in gen_commits_back(self._journal):
+                yield serial, _EPOCH + timedelta(microseconds=time_us), end
+        except OSError as error:
+            raise self._read_error(error) from error
+
+    def gen_bytes(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yield what the file holds between two offsets, in chunks of at most 1 MiB.
+
+        It is the file that this storage has open, whatever has taken its name meanwhile.
+
+        Raises:
+            CorruptionError: the file ends before `stop`.
+            StorageError: the system does not let us read.
+        """
+        self._check_open()
+        journal = self._journal
+        try:
+            while start < stop:
+                chunk = journal.file.read(start, min(CHUNK_BYTES, stop - start))
+                if not chunk:
+                    raise journal.corruption(DamageError(start, "the end of the file"))
+                yield chunk
+                start += len(chunk)
+        except OSError as error:
+            raise self._read_error(error) from error
+
+    def _read_error(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"tried to read {self._filename!r}, the system says: {error.strerror or error}"
+        )
 
     def get_packer(self) -> Iterator[object]:
         """Give an iterator that packs in steps of a few milliseconds, and yields how many it kept.

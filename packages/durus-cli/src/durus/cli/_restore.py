@@ -1,0 +1,137 @@
+"""`durus restore`: a database made of what was backed up, or a list of that."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from durus.cli._errors import EXIT_FAILURE
+from durus.cli._output import bytes_text, one_line, stdout_console, time_text
+from durus.cli._progress import progress
+from durus.tools.backup import Catalog, Piece, Restored, read_catalog
+from durus.tools.backup import restore as restore_backup
+
+__all__ = ["restore"]
+
+# The number of the JSON's form. A new key does not change it; anything else does.
+_JSON_FORM = 1
+
+
+def _moment(
+    context: click.Context,  # noqa: ARG001 - as click calls it
+    parameter: click.Parameter,  # noqa: ARG001
+    text: str | None,
+) -> int | datetime | None:
+    """Read the serial of a commit, or a time; one without a zone is that of this machine."""
+    if text is None:
+        return None
+    if text.isascii() and text.isdigit() and len(text) < 20:
+        return int(text)
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            f"{text!r} is no serial and no time such as 2026-11-28T14:00"
+        ) from None
+
+
+@click.command(short_help="Make a database of what was backed up, as it was last or earlier.")
+@click.argument("folder", type=click.Path(file_okay=False))
+@click.argument("target", type=click.Path(), required=False)
+@click.option(
+    "--at",
+    metavar="TIME|SERIAL",
+    callback=_moment,
+    help="As of this time, or right after this commit.",
+)
+@click.option("--list", "as_list", is_flag=True, help="Tell what is in FOLDER; restore nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program.")
+@click.pass_context
+def restore(
+    context: click.Context,
+    folder: str,
+    target: str | None,
+    at: int | datetime | None,
+    as_list: bool,
+    as_json: bool,
+) -> None:
+    """Make the new file TARGET of the backups in FOLDER.
+
+    Everything is checked before TARGET gets its name; what is there already is never replaced.
+    """
+    if as_list:
+        if target is not None or at is not None:
+            raise click.UsageError("--list restores nothing: it takes neither TARGET nor --at")
+        _list(context, read_catalog(folder), as_json=as_json)
+        return
+    if target is None:
+        raise click.UsageError("give TARGET, the file to make, or --list")
+    with progress(f"restoring {target}", noun="byte") as show:
+        done = restore_backup(folder, target, at, progress=show)
+    if as_json:
+        print(json.dumps(_restored_as_json(done, folder, target), indent=2))
+    else:
+        print(_summary(done, target))
+
+
+def _restored_as_json(done: Restored, folder: str, target: str) -> dict[str, Any]:
+    return {
+        "durus_restore": _JSON_FORM,
+        "folder": folder,
+        "target": target,
+        "serial": done.serial,
+        "time": None if done.time is None else done.time.isoformat(),
+        "size_bytes": done.size_bytes,
+        "pieces": [piece.name for piece in done.pieces],
+    }
+
+
+def _summary(done: Restored, target: str) -> str:
+    what = f"commit {done.serial} of " if done.serial is not None else "the state of "
+    of = what + time_text(done.time) if done.time is not None else "all that was backed up"
+    names = done.pieces[0].name
+    if len(done.pieces) > 1:
+        names += f" to {done.pieces[-1].name}"
+    return f"restored {one_line(target)}: {of}, {bytes_text(done.size_bytes)}, from {names}"
+
+
+def _list(context: click.Context, catalog: Catalog, *, as_json: bool) -> None:
+    """Tell of the pieces; the exit status is 1 if one is missing or damaged."""
+    if as_json:
+        answer = {
+            "durus_restore": _JSON_FORM,
+            "folder": catalog.folder,
+            "pieces": [piece.as_json() for piece in catalog.pieces.values()],
+            "problems": [found.text for found in catalog.problems],
+        }
+        print(json.dumps(answer, indent=2))
+    else:
+        _print_table(catalog)
+    if catalog.problems:
+        context.exit(EXIT_FAILURE)
+
+
+def _print_table(catalog: Catalog) -> None:
+    console = stdout_console()
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("Piece", "Made", "Commits", "Last commit"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("Size", justify="right", no_wrap=True)
+    for piece in catalog.pieces.values():
+        table.add_row(*map(Text, _row(piece)))
+    console.print(table)
+    for found in catalog.problems:
+        print(f"wrong: {one_line(found.text)}")
+
+
+def _row(piece: Piece) -> tuple[str, ...]:
+    commits = "-"
+    if piece.first_serial is not None:
+        commits = f"{piece.first_serial} to {piece.last_serial}"
+    last = "-" if piece.last_time is None else time_text(piece.last_time)
+    return piece.name, time_text(piece.made), commits, last, bytes_text(piece.size_bytes)

@@ -1,0 +1,636 @@
+"""`durus backup` and `durus restore`: files, other storages, beside writers, after crashes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durus.backends import open_storage
+from durus.connection import Connection
+from durus.error import (
+    CorruptionError,
+    StorageError,
+    StorageLockedError,
+    StorageMissingError,
+    StorageOpenError,
+    StorageWriteError,
+)
+from durus.persistent_dict import PersistentDict
+from durus.tools import _backup_folder
+from durus.tools.backup import Backup, back_up, read_catalog, restore
+
+FORMATS = ["file", "file2"]
+
+# Commits while it is not killed, always to two objects whose sum is 0, and packs now and then.
+WRITER = """
+import sys
+from durus.backends import open_storage
+from durus.connection import Connection
+with Connection(open_storage(sys.argv[1])) as connection:
+    n = 0
+    while True:
+        n += 1
+        root = connection.get_root()
+        root["left"]["n"], root["right"]["n"] = n, -n
+        connection.commit()
+        if n % 50 == 0:
+            connection.pack()
+        if n == 20:
+            print("going", flush=True)
+"""
+
+# Tells when a backup has taken the first chunk, and goes no further.
+SLOW = """
+import signal
+from pathlib import Path
+from durus.file_storage import FileStorage
+
+class Slow(FileStorage):
+    @classmethod
+    def has_format(cls, path):
+        return False
+    def gen_bytes(self, start, stop):
+        for chunk in super().gen_bytes(start, stop):
+            yield chunk
+            if start == int(Path("pause-at").read_text()):
+                Path("paused").touch()
+                signal.pause()
+"""
+
+
+def _set(url: str | Path, *values: int) -> None:
+    """Make a commit for each value."""
+    with Connection(open_storage(url)) as connection:
+        for value in values:
+            connection.get_root()["n"] = value
+            connection.commit()
+
+
+def _value(path: Path) -> Any:
+    with Connection(open_storage(path, readonly=True)) as connection:
+        return connection.get_root()["n"]
+
+
+def _records(url: str | Path) -> dict[bytes, bytes]:
+    with open_storage(url, readonly=True) as storage:
+        return dict(storage.gen_oid_record())
+
+
+def _back_up(url: str | Path, folder: Path, *, full: bool = False) -> Backup:
+    with open_storage(url, readonly=True) as storage:
+        return back_up(storage, str(folder), str(url), full=full)
+
+
+def _remove(path: Path) -> None:
+    """Remove a database, and what SQLite has beside it."""
+    for found in path.parent.glob(f"{path.name}*"):
+        found.unlink()
+
+
+def _commits(path: Path) -> dict[int, datetime]:
+    with open_storage(path, readonly=True) as storage:
+        return dict(storage.gen_commits())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the database of the test is."""
+    return tmp_path / "app.durus"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where its backups are."""
+    return tmp_path / "backups"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """Where it is restored to."""
+    return tmp_path / "restored.durus"
+
+
+@pytest.fixture
+def three_pieces(path: Path, folder: Path) -> Path:
+    """A database of 7 commits, the last with n = 6, in a full piece and two increments."""
+    for values in ((1, 2), (3, 4), (5, 6)):
+        _set(path, *values)
+        _back_up(path, folder)
+    return folder
+
+
+# Files.
+
+
+@pytest.mark.parametrize("scheme", FORMATS)
+def test_full_then_increments(path: Path, folder: Path, target: Path, scheme: str) -> None:
+    """The first piece has everything, the next only what was appended; restored they are equal."""
+    _set(f"{scheme}:{path}", 1)
+    size_bytes = path.stat().st_size
+    first = _back_up(path, folder)
+    assert (first.piece.kind, first.piece.size_bytes) == ("full", size_bytes)
+    assert _back_up(path, folder) == Backup(first.piece, is_written=False, reason="")
+    _set(path, 2, 3)
+    second = _back_up(path, folder)
+    assert (second.piece.kind, second.reason) == ("increment", "")
+    assert second.piece.size_bytes == path.stat().st_size - size_bytes
+    done = restore(str(folder), str(target))
+    assert target.read_bytes() == path.read_bytes()
+    assert (done.serial, done.pieces) == (4, [first.piece, second.piece])
+    assert [entry.name for entry in target.parent.glob(".durus*")] == []
+
+
+@pytest.mark.parametrize("scheme", FORMATS)
+def test_every_commit_can_be_restored(path: Path, folder: Path, target: Path, scheme: str) -> None:
+    """--at a serial gives the state right after that commit, whichever piece has it."""
+    _set(f"{scheme}:{path}", 1)
+    for value in range(2, 8):
+        _set(path, value)
+        if value % 2:
+            _back_up(path, folder)
+    commits = _commits(path)
+    for serial in range(2, 9):
+        assert restore(str(folder), str(target), serial).time == commits[serial]
+        assert _value(target) == serial - 1
+        assert path.read_bytes().startswith(target.read_bytes())
+        target.unlink()
+    with pytest.raises(StorageError, match="commit 9"):
+        restore(str(folder), str(target), 9)
+
+
+def test_every_time_can_be_restored(three_pieces: Path, path: Path, target: Path) -> None:
+    """--at a time gives the last commit that was not later, and refuses what is not known."""
+    commits = _commits(path)
+    for serial in range(2, 8):
+        for delay in (timedelta(0), timedelta(microseconds=1)):
+            if delay and commits.get(serial + 1) == commits[serial] + delay:
+                continue
+            assert restore(str(three_pieces), str(target), commits[serial] + delay).serial == serial
+            target.unlink()
+    before = commits[1] - timedelta(microseconds=1)
+    with pytest.raises(StorageError, match="before the first state"):
+        restore(str(three_pieces), str(target), before)
+    with pytest.raises(StorageError, match="the last backup"):
+        restore(str(three_pieces), str(target), datetime.now(UTC))
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("scheme", FORMATS)
+def test_a_pack_begins_a_new_chain(path: Path, folder: Path, target: Path, scheme: str) -> None:
+    """After a pack the next piece is a full one, and what the pack forgot is in the old chain."""
+    _set(f"{scheme}:{path}", 1, 2)
+    _back_up(path, folder)
+    with open_storage(path) as storage:
+        storage.pack()
+    _set(path, 3)
+    done = _back_up(path, folder)
+    assert (done.piece.kind, done.reason) == ("full", "the file was packed since")
+    _set(path, 4)
+    assert _back_up(path, folder).piece.kind == "increment"
+    for serial, value in ((2, 1), (3, 2), (4, 3), (5, 4)):
+        restore(str(folder), str(target), serial)
+        assert _value(target) == value
+        target.unlink()
+    # The base of the packed file is a commit too, and nothing before it is there.
+    restore(str(folder), str(target), 3)
+    assert target.stat().st_size < path.stat().st_size
+
+
+def test_what_no_backup_has_is_not_made_up(path: Path, folder: Path, target: Path) -> None:
+    """A time after the last backup before a pack is refused if commits of then are lost."""
+    _set(path, 1)
+    _back_up(path, folder)
+    _set(path, 2, 3)
+    time = _commits(path)[3]
+    with open_storage(path) as storage:
+        storage.pack()
+    _back_up(path, folder)
+    with pytest.raises(StorageError, match="commits 3 to 3 between piece 000001-full"):
+        restore(str(folder), str(target), time)
+    assert not target.exists()
+
+
+def test_a_file_that_changed_before_the_last_piece(path: Path, folder: Path) -> None:
+    """What changed where nothing ever changes is told, and the next piece is a full one."""
+    _set(path, 1, 2)
+    _back_up(path, folder)
+    with open_storage(path, readonly=True) as storage:
+        data = bytearray(path.read_bytes())
+        data[60] ^= 1
+        path.write_bytes(data)
+        done = back_up(storage, str(folder), str(path))
+    assert done.piece.kind == "full"
+    assert "durus check" in done.reason
+
+
+def test_another_database_is_refused(three_pieces: Path, tmp_path: Path) -> None:
+    """A folder takes one database; not even --full puts another one into it."""
+    other = tmp_path / "other.durus"
+    _set(other, 1)
+    for full in (False, True):
+        with pytest.raises(StorageOpenError, match="choose another folder"):
+            _back_up(other, three_pieces, full=full)
+    assert len(read_catalog(str(three_pieces)).pieces) == 3
+
+
+def test_a_database_that_moved_goes_on(three_pieces: Path, path: Path, tmp_path: Path) -> None:
+    """The same file under another name is known by what is in it."""
+    moved = path.rename(tmp_path / "moved.durus")
+    _set(moved, 7)
+    assert _back_up(moved, three_pieces).piece.kind == "increment"
+    assert not _back_up(moved, three_pieces).is_written
+
+
+def test_another_past_is_refused(three_pieces: Path, path: Path, target: Path) -> None:
+    """After a restore to an earlier commit the chain ends; --full begins the next one."""
+    restore(str(three_pieces), str(target), 3)
+    target.replace(path)
+    _set(path, 33)
+    with pytest.raises(StorageOpenError, match="--full"):
+        _back_up(path, three_pieces)
+    assert _back_up(path, three_pieces, full=True).reason == "it was asked for"
+    restore(str(three_pieces), str(target))
+    assert _value(target) == 33
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("000002-increment.data", None, "piece 000002-increment.data is missing"),
+        ("000002-increment.json", None, "piece 000002 is missing"),
+        ("000001-full.json", None, "piece 000001 is missing"),
+        ("000002-increment.data", "cut", "piece 000002-increment.data is damaged"),
+        ("000002-increment.data", "flip", "piece 000002-increment.data is damaged"),
+        ("000001-full.data", "flip", "piece 000001-full.data is damaged"),
+        ("000002-increment.json", "flip", "piece 000002-increment.json is damaged"),
+        ("000003-increment.json", "flip", "piece 000003-increment.json is damaged"),
+        ("000003-increment.json", "cut", "piece 000003-increment.json is damaged"),
+    ],
+)
+def test_a_bad_chain_is_refused(
+    three_pieces: Path, path: Path, target: Path, name: str, change: str | None, told: str
+) -> None:
+    """What is missing or damaged is named, nothing is restored, and the next backup is good."""
+    file = three_pieces / name
+    data = bytearray(file.read_bytes())
+    if change is None:
+        file.unlink()
+    elif change == "cut":
+        file.write_bytes(data[: len(data) // 2])
+    else:
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    with pytest.raises(StorageError) as caught:
+        restore(str(three_pieces), str(target))
+    assert told in str(caught.value)
+    assert not target.exists()
+    assert list(target.parent.glob(".durus*")) == []
+    if not name.startswith("000001"):
+        restore(str(three_pieces), str(target), 3)
+        assert _value(target) == 2
+        target.unlink()
+    _set(path, 7)
+    done = _back_up(path, three_pieces, full=name.endswith(".data") and change == "flip")
+    assert done.piece.kind == "full"
+    restore(str(three_pieces), str(target))
+    assert _value(target) == 7
+
+
+def test_a_piece_of_elsewhere_is_refused(
+    three_pieces: Path, path: Path, target: Path, tmp_path: Path
+) -> None:
+    """A piece that proves itself and was made after another one does not fit in."""
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(three_pieces, elsewhere)
+    for ending in ("data", "json"):
+        (elsewhere / f"000003-increment.{ending}").unlink()
+        (elsewhere / f"000002-increment.{ending}").unlink()
+    _back_up(path, elsewhere)
+    for ending in ("data", "json"):
+        shutil.copy(elsewhere / f"000002-increment.{ending}", three_pieces)
+    with pytest.raises(CorruptionError, match="000003-increment does not continue"):
+        restore(str(three_pieces), str(target))
+
+
+def test_old_chains_may_be_removed(three_pieces: Path, path: Path, target: Path) -> None:
+    """A folder without its oldest chain is whole."""
+    _back_up(path, three_pieces, full=True)
+    for piece in list(three_pieces.glob("00000[123]-*")):
+        piece.unlink()
+    assert read_catalog(str(three_pieces)).problems == []
+    restore(str(three_pieces), str(target))
+    assert target.read_bytes() == path.read_bytes()
+
+
+def test_nothing_is_overwritten(three_pieces: Path, target: Path) -> None:
+    """Whatever stands at the target, or beside it and would be taken for part of it, is kept."""
+    for name in (target.name, f"{target.name}-wal"):
+        found = target.with_name(name)
+        found.write_text("mine")
+        with pytest.raises(StorageOpenError, match="already"):
+            restore(str(three_pieces), str(target))
+        assert found.read_text() == "mine"
+        found.unlink()
+    with pytest.raises(StorageWriteError, match="No such file"):
+        restore(str(three_pieces), str(target.parent / "nowhere" / "new.durus"))
+
+
+def test_nobody_else_may_read_it(three_pieces: Path, target: Path) -> None:
+    """What is backed up or restored is readable by its user alone, whatever the umask."""
+    restore(str(three_pieces), str(target))
+    for found in (target, *three_pieces.iterdir()):
+        assert found.stat().st_mode & 0o777 == 0o600
+
+
+def test_one_backup_at_a_time(three_pieces: Path, path: Path) -> None:
+    """While a backup is being written into a folder a second one is refused."""
+    _set(path, 7)
+    descriptor = os.open(three_pieces, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(StorageLockedError, match="another backup"):
+        _back_up(path, three_pieces)
+    os.close(descriptor)
+    assert _back_up(path, three_pieces).is_written
+
+
+# Crashes.
+
+
+class _FullError(OSError):
+    """What the system says in these tests."""
+
+
+@pytest.mark.parametrize(
+    ("call", "steps", "times"),
+    [("fsync", 4, n) for n in range(5)] + [("replace", 2, n) for n in range(3)],
+)
+def test_an_error_at_every_step(
+    three_pieces: Path,
+    path: Path,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    steps: int,
+    times: int,
+) -> None:
+    """Whichever step of a backup fails, all earlier states can be restored, and it can go on."""
+    _set(path, 7)
+    real = getattr(os, call)
+    left = times
+
+    def failing(*arguments: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise _FullError(28, "No space left on device")
+        return real(*arguments)
+
+    monkeypatch.setattr(_backup_folder.os, call, failing)
+    # After the last step nothing is left that could fail.
+    with nullcontext() if times >= steps else pytest.raises(StorageWriteError, match="No space"):
+        _back_up(path, three_pieces)
+    monkeypatch.undo()
+    restore(str(three_pieces), str(target), 7)
+    assert _value(target) == 6
+    target.unlink()
+    _set(path, 8)
+    assert _back_up(path, three_pieces).piece.kind == "increment"
+    restore(str(three_pieces), str(target))
+    assert target.read_bytes() == path.read_bytes()
+    assert list(three_pieces.glob("*.new")) == []
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["the first", "an increment"])
+def test_killed_in_the_middle(
+    durus: Any, path: Path, folder: Path, target: Path, is_first: bool
+) -> None:
+    """A backup that is killed costs nothing but itself; the next one takes its place."""
+    durus.plug_in("slow", "[durus.storages]\nslow = slow_storage:Slow\n", slow_storage=SLOW)
+    _set(path, 1)
+    if not is_first:
+        _back_up(path, folder)
+    start = 0 if is_first else path.stat().st_size
+    (durus.folder / "pause-at").write_text(str(start))
+    _set(path, 2)
+    process = durus.start("backup", f"slow:{path}", folder)
+    while not (durus.folder / "paused").exists():
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(folder.glob("*.new")) != []
+    if is_first:
+        with pytest.raises(StorageError, match="there is no backup"):
+            restore(str(folder), str(target))
+    else:
+        restore(str(folder), str(target))
+        assert _value(target) == 1
+        target.unlink()
+    assert _back_up(path, folder).piece.kind == ("full" if is_first else "increment")
+    assert list(folder.glob("*.new")) == []
+    restore(str(folder), str(target))
+    assert _value(target) == 2
+
+
+def test_a_full_disk(durus: Any, path: Path, three_pieces: Path, target: Path) -> None:
+    """A backup that does not fit says so, and leaves nothing of itself."""
+    with Connection(path) as connection:
+        connection.get_root()["large"] = os.urandom(100_000)
+        connection.commit()
+    before = sorted(three_pieces.iterdir())
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 20; exec {durus.words[0]} backup {path} {three_pieces}"],
+        env=durus.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the earlier pieces are as they were" in done.stderr
+    assert sorted(three_pieces.iterdir()) == before
+    restore(str(three_pieces), str(target))
+    assert _value(target) == 6
+
+
+# Beside others.
+
+
+@pytest.mark.parametrize("scheme", ["file", "file2", "sqlite"])
+def test_beside_a_writer_that_packs(
+    tmp_path: Path, path: Path, folder: Path, target: Path, scheme: str
+) -> None:
+    """Each piece of a database in use is one state of it: no half of a commit, nothing lost."""
+    url = f"{scheme}:{path}"
+    with Connection(open_storage(url)) as connection:
+        connection.get_root().update(left=PersistentDict(n=0), right=PersistentDict(n=0))
+        connection.commit()
+    last = 0
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, url], stdout=subprocess.PIPE, cwd=tmp_path
+    ) as writer:
+        try:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"going\n"
+            for _ in range(12):
+                _back_up(url, folder)
+                restore(str(folder), str(target))
+                with Connection(open_storage(target, readonly=True)) as connection:
+                    root = connection.get_root()
+                    assert root["left"]["n"] == -root["right"]["n"] >= last
+                    last = root["left"]["n"]
+                _remove(target)
+            assert writer.poll() is None
+        finally:
+            writer.kill()
+    assert last >= 20
+
+
+def test_sqlite(tmp_path: Path, folder: Path, target: Path) -> None:
+    """An SQLite database: everything, then the records that changed or are gone."""
+    url = f"sqlite:{tmp_path / 'app.sqlite'}"
+    with Connection(open_storage(url)) as connection:
+        root = connection.get_root()
+        root.update({str(n): PersistentDict(n=n, payload="x" * 1000) for n in range(50)})
+        connection.commit()
+        records = _records(url)
+        full = _back_up(url, folder).piece
+        assert (full.kind, full.end) == ("full", 51)
+        assert not _back_up(url, folder).is_written
+        root["0"]["n"] = -1
+        del root["1"]
+        connection.commit()
+        connection.pack()
+        increment = _back_up(url, folder).piece
+        assert (increment.kind, increment.end) == ("increment", 50)
+        assert increment.size_bytes < full.size_bytes / 5
+    done = restore(str(folder), str(target))
+    assert _records(target) == _records(url)
+    assert (done.serial, done.time) == (None, increment.made)
+    with open_storage(target, readonly=True) as storage:
+        assert storage.describe().format == "SQLite"
+    _remove(target)
+    restore(str(folder), str(target), increment.made - timedelta(microseconds=1))
+    assert _records(target) == records
+    with pytest.raises(StorageError, match="no backup holds it"):
+        restore(str(folder), str(target), 1)
+
+
+@pytest.mark.parametrize("name", ["000001-full.data", "000002-increment.data"])
+def test_a_bad_piece_of_records(tmp_path: Path, folder: Path, target: Path, name: str) -> None:
+    """A damaged piece of records is named, restores nothing, and is followed by a full one."""
+    url = f"sqlite:{tmp_path / 'app.sqlite'}"
+    for value in (1, 2):
+        _set(url, value)
+        _back_up(url, folder)
+    data = bytearray((folder / name).read_bytes())
+    data[-3] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(CorruptionError, match=name):
+        restore(str(folder), str(target))
+    assert not target.exists()
+    done = _back_up(url, folder)
+    assert done.piece.kind == "full"
+    assert name in done.reason
+    restore(str(folder), str(target))
+    assert _value(target) == 2
+
+
+def test_a_server(
+    durus: Any, serve: Callable[..., Any], path: Path, folder: Path, target: Path
+) -> None:
+    """What a server tells, at one state of it: everything, then the records that changed."""
+    server = serve(path).ready()
+    url = "durus+unix:a.sock"
+    server.shell("root['a'] = type(root)(); root['b'] = type(root)(); commit()")
+    first = json.loads(durus("backup", url, folder, "--json").stdout)
+    assert (first["piece"]["kind"], first["piece"]["end"]) == ("full", 3)
+    assert "nothing has changed" in durus("backup", url, folder).stdout
+    server.shell("root['a']['n'] = 1; commit()")
+    second = json.loads(durus("backup", url, folder, "--json").stdout)
+    assert second["piece"]["kind"] == "increment"
+    assert second["piece"]["size_bytes"] < first["piece"]["size_bytes"]
+    assert "choose another folder" in durus.error("backup", path, folder)
+    server.stop()
+    durus("restore", folder, target)
+    assert _records(target) == _records(path)
+
+
+# The command.
+
+
+def test_what_is_told(durus: Any, database: Path, folder: Path, target: Path) -> None:
+    """A line for a person, JSON for a program."""
+    line = durus("backup", "app.durus", "backups").stdout
+    assert line.startswith("backed up app.durus into backups: 000001-full, ")
+    assert line.endswith(", up to commit 3 (it is the first in this folder)\n")
+    assert durus("backup", "app.durus", "backups").stdout == (
+        "nothing has changed in app.durus since 000001-full\n"
+    )
+    told = json.loads(durus("backup", "app.durus", "backups", "--full", "--json").stdout)
+    assert list(told) == ["durus_backup", "database", "folder", "written", "reason", "piece"]
+    assert (told["written"], told["reason"]) == (True, "it was asked for")
+    restored = json.loads(durus("restore", "backups", "restored.durus", "--json").stdout)
+    assert list(restored) == [
+        "durus_restore",
+        "folder",
+        "target",
+        "serial",
+        "time",
+        "size_bytes",
+        "pieces",
+    ]
+    assert (restored["serial"], restored["pieces"]) == (3, ["000002-full"])
+    assert target.read_bytes() == database.read_bytes()
+
+
+def test_the_list(durus: Any, three_pieces: Path) -> None:
+    """--list tells of every piece, and ends with 1 if one is not good."""
+    lines = durus("restore", three_pieces, "--list").stdout.splitlines()
+    assert lines[0].split() == ["Piece", "Made", "Commits", "Last", "commit", "Size"]
+    assert [line.split()[0] for line in lines[1:]] == [
+        "000001-full",
+        "000002-increment",
+        "000003-increment",
+    ]
+    told = json.loads(durus("restore", three_pieces, "--list", "--json").stdout)
+    assert list(told) == ["durus_restore", "folder", "pieces", "problems"]
+    assert [piece["last_serial"] for piece in told["pieces"]] == [3, 5, 7]
+    assert told["problems"] == []
+    (three_pieces / "000002-increment.data").unlink()
+    done = durus("restore", three_pieces, "--list", status=1)
+    assert "wrong: piece 000002-increment.data is missing\n" in done.stdout
+
+
+def test_local_time(durus: Any, three_pieces: Path, path: Path, target: Path) -> None:
+    """A time without a zone is that of the machine; with one it is that of the zone."""
+    time = _commits(path)[5]
+    durus.environment["TZ"] = "UTC-3"
+    local = (time + timedelta(hours=3)).replace(tzinfo=None).isoformat()
+    for text in (local, time.isoformat()):
+        assert "commit 5 of" in durus("restore", three_pieces, target, "--at", text).stdout
+        target.unlink()
+
+
+def test_wrong_usage(durus: Any, three_pieces: Path, path: Path) -> None:
+    """What is no time, or asks for two things at once, is refused as usage."""
+    for arguments in (
+        ("restore", three_pieces),
+        ("restore", three_pieces, "new.durus", "--list"),
+        ("restore", three_pieces, "new.durus", "--at", "yesterday"),
+        ("backup", path),
+    ):
+        durus.error(*arguments, status=2)
+    assert "there is no folder" in durus.error("restore", "nowhere", "new.durus")
+    with pytest.raises(StorageMissingError):
+        read_catalog("nowhere")
