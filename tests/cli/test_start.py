@@ -13,13 +13,14 @@ import pytest
 
 pytest.importorskip("durus.storage_server", reason="durus-server is not installed here")
 
-PAGE = (Path(__file__).parents[2] / "docs" / "start.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
 
 
-def _write_files(folder: Path) -> None:
-    """Write the files that the page shows, each under the name in its first line."""
-    for name, text in re.findall(r"^```python\n# (\S+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
-        (folder / name).write_text(text)
+def _write_files(page: str, folder: Path) -> None:
+    """Write the files that a page shows, each under the name in its first line."""
+    for name, text in re.findall(r"^```python\n# (\S+)\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        (folder / name).write_text(_here(text))
 
 
 def _here(command: str) -> str:
@@ -62,7 +63,7 @@ def _type(window: Any, block: str) -> None:
 
 def test_whoever_follows_it_shares_a_database(durus: Any) -> None:
     """Each command and each line for a console prints what the page says, in this order."""
-    _write_files(durus.folder)
+    _write_files(PAGE, durus.folder)
     typed_block = r"((?:^    (?:\$ durus shell|>>>)[^\n]*\n)(?:^    [^\n]*\n)*)"
     blocks = re.findall(
         rf"^```console\n(.*?)^```|{typed_block}", PAGE, flags=re.MULTILINE | re.DOTALL
@@ -83,3 +84,24 @@ def test_whoever_follows_it_shares_a_database(durus: Any) -> None:
     assert (len(blocks), turn) == (9, 4)
     for process in durus.processes:
         assert process.wait(timeout=300) == 0
+
+
+def test_the_client_of_the_servers_readme_counts(durus: Any) -> None:
+    """What durus-server's README shows as a program runs beside others, as often as wanted."""
+    page = (ROOT / "packages" / "durus-server" / "README.md").read_text(encoding="utf-8")
+    _write_files(page, durus.folder)
+    durus.start("serve", "app.durus", "--address", "a.sock")
+    durus("shell", "--address", "a.sock")  # waits for it
+    clients = [
+        subprocess.Popen(
+            [sys.executable, "client.py"],
+            cwd=durus.folder,
+            env=durus.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    printed = [client.communicate(timeout=300)[0] for client in clients]
+    assert sorted(printed) == ["visit 1\n", "visit 2\n", "visit 3\n"]
+    durus("serve", "--stop", "--address", "a.sock")
