@@ -28,7 +28,7 @@ myst_heading_anchors = 4
 default_role = "code"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-autoclass_content = "class"
+autoclass_content = "both"  # what its arguments are stands at `__init__`
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 # What a method of the contract or of a container means stands once, where it was first said.
