@@ -118,7 +118,7 @@ def test_every_option_on_the_pages_is_there(durus: Any) -> None:
     known = "".join(
         durus(name, "--help").stdout for name in ("serve", "shell", "pack", "status", "info")
     )
-    for page in ("server.md", "sharing.md", "from-4.3.md"):
+    for page in ("server.md", "migrating-from-4.3.md"):
         text = (GUIDE / page).read_text(encoding="utf-8")
         options = set(re.findall(r"`[^`\n]*?(?<![\w-])(--[a-z][a-z-]+)", text))
         assert {option for option in options if option not in known} == set(), page

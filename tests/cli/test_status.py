@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("durus.storage_server", reason="durus-server is not installed here")
 
-PAGE = Path(__file__).parents[2] / "docs" / "guide" / "command-line.md"
+PAGE = Path(__file__).parents[2] / "docs" / "commands" / "status.md"
 
 
 def test_json_counts_what_happened(durus: Any, serve: Any) -> None:

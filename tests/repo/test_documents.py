@@ -20,9 +20,18 @@ PAGES = [
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_the_examples_of_a_page_run(page: Path, tmp_path: Path) -> None:
-    """The Python of a page runs from top to bottom as one program, in an empty folder."""
+    """The Python of a page runs from top to bottom as one program, in an empty folder.
+
+    A block that begins with `# NAME.py` is a file of that name, for the others to import.
+    """
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    (tmp_path / "examples.py").write_text("\n".join(blocks), encoding="utf-8")
+    files = {"examples.py": ""}
+    for block in blocks:
+        named = re.match(r"# (\w+\.py)\n", block)
+        name = named[1] if named is not None else "examples.py"
+        files[name] = files.get(name, "") + block
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-W", "error", "examples.py"],
         cwd=tmp_path,

@@ -1,5 +1,7 @@
 """Database: a Connection for each thread of a program, and transactions that are run again.
 
+::
+
     db = Database("app.durus")
     with db.transaction() as root:  # commits at its end, or aborts if it raises
         root["n"] = 1
