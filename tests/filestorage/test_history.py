@@ -496,7 +496,7 @@ def test_what_4_3_wrote_is_a_change_of_the_next_commit(path: Path, put: Put) -> 
     with FileStorage(path) as storage:
         put(storage, [0, 1])
     for payload in (b"4.3", b"4.3 again"):
-        _append_without_commit_record(path, make_record(ONE, payload=payload))
+        append_without_commit_record(path, make_record(ONE, payload=payload))
     with FileStorage(path) as storage:
         put(storage, [2])
         first, second = _serials(storage)
