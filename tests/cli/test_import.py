@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,8 @@ def exported(durus: Any, database: Path) -> Path:
 @pytest.mark.parametrize("name", ["new.durus", "file2:new.dfs", "sqlite:new%20one.db", "-x"])
 def test_into_a_new_file(durus: Any, exported: Path, look: Any, database: Path, name: str) -> None:
     """A new file of any back-end holds the same, and nothing else is left beside it."""
+    if name.startswith("sqlite:"):
+        pytest.importorskip("durus.sqlite_storage", reason="durus-sqlite is not installed here")
     told = durus("import", "--", exported, name).stdout
     assert told == f"imported {exported}: 4 objects to {name}\n"
     path = durus.folder / name.rpartition(":")[2].replace("%20", " ")
@@ -266,6 +269,27 @@ def test_batches_leave_no_half_file(
     assert [path.name for path in folder.iterdir()] == ["a"]
     with open_storage(folder / "a", readonly=True) as storage:
         assert len(list(storage.gen_commits())) == 4
+
+
+def test_a_killed_import_leaves_no_database(durus: Any, exported: Path) -> None:
+    """At SIGKILL there is no file of that name; what is left hinders no second import."""
+    lines = exported.read_bytes().splitlines(keepends=True)
+    process = subprocess.Popen(
+        [*durus.words, "import", "-", "new.durus"],
+        cwd=durus.folder,
+        env=durus.environment,
+        stdin=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    with process.stdin as pipe:
+        pipe.write(b"".join(lines[:-1]))
+        pipe.flush()
+        while not list(durus.folder.glob("new.durus.importing-*/new.durus")):
+            assert process.poll() is None
+        process.kill()
+        process.wait()
+    assert not (durus.folder / "new.durus").exists()
+    durus("import", exported, "new.durus")
 
 
 def test_somebody_else_made_the_file(exported: Path, tmp_path: Path) -> None:
