@@ -437,3 +437,13 @@ def test_what_was_written_is_read_again(tmp_path: Path, monkeypatch: pytest.Monk
     ):
         convert(source, str(tmp_path / "new.durus"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(0o600, 0o600), (0o440, 0o640)])
+def test_who_may_read_it(durus: Any, mode: int, expected: int) -> None:
+    """The new file is open to those to whom the old one is; its owner may write to it."""
+    path = durus.folder / "old.durus"
+    shutil.copyfile(GOLDEN, path)
+    path.chmod(mode)
+    durus("convert-py2", "old.durus", "new.durus")
+    assert (durus.folder / "new.durus").stat().st_mode & 0o777 == expected
