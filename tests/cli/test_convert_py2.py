@@ -26,9 +26,10 @@ from hypothesis import strategies as st
 from durus.backends import open_storage
 from durus.btree import BTree
 from durus.connection import Connection
-from durus.error import StorageOpenError
+from durus.error import CorruptionError, StorageOpenError
 from durus.persistent_dict import PersistentDict
 from durus.serialize import check_proof, pack_record, unpack_record
+from durus.storage import Storage
 from durus.tools.convert_py2 import Report, convert, convert_record
 from durus.tools.pickles import open_record
 from durus.utils import int8_to_str
@@ -406,3 +407,43 @@ def test_a_missing_object_is_missing_as_before(durus: Any) -> None:
     durus("convert-py2", "old.durus", "new.durus")
     with Connection(durus.folder / "new.durus") as connection:
         assert connection.get_root()["n"] == 1
+
+
+def test_a_large_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written in several transactions, so that memory holds only one."""
+    monkeypatch.setattr("durus.tools.convert_py2._MOST_TRANSACTION_BYTES", 1000)
+    path = tmp_path / "new.durus"
+    with open_storage(GOLDEN, readonly=True) as source:
+        assert convert(source, str(path)).objects == 145
+    with open_storage(path, readonly=True) as storage:
+        assert (storage.describe().transaction_count or 0) > 3
+        assert sum(1 for _ in storage.gen_oid_record()) == 145
+
+
+def test_what_was_written_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the new file does not give what was written, it is given up."""
+
+    def open_forgetful(path: str, **options: Any) -> Storage:
+        storage = open_storage(path, **options)
+        if options:
+            records = list(storage.gen_oid_record())[1:]
+            storage.gen_oid_record = lambda *_: iter(records)  # type: ignore[method-assign]
+        return storage
+
+    monkeypatch.setattr("durus.tools.convert_py2.open_storage", open_forgetful)
+    with (
+        open_storage(GOLDEN, readonly=True) as source,
+        pytest.raises(CorruptionError, match="wrote 145 objects and read 144"),
+    ):
+        convert(source, str(tmp_path / "new.durus"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(0o600, 0o600), (0o440, 0o640)])
+def test_who_may_read_it(durus: Any, mode: int, expected: int) -> None:
+    """The new file is open to those to whom the old one is; its owner may write to it."""
+    path = durus.folder / "old.durus"
+    shutil.copyfile(GOLDEN, path)
+    path.chmod(mode)
+    durus("convert-py2", "old.durus", "new.durus")
+    assert (durus.folder / "new.durus").stat().st_mode & 0o777 == expected

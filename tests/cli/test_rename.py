@@ -16,7 +16,7 @@ from durus.backends import open_storage
 from durus.error import ConflictError, DurusError
 from durus.serialize import pack_record
 from durus.storage import Storage
-from durus.tools.rename import RenameError, Renaming, apply, plan
+from durus.tools.rename import RenameError, Renaming, apply, plan, rename_record
 from durus.utils import int8_to_str
 
 GOLDEN = Path(__file__).parents[1] / "compat" / "golden"
@@ -318,3 +318,17 @@ def test_errors_are_ours() -> None:
     """A program catches what it asked for wrongly as DurusError or ValueError."""
     assert issubclass(RenameError, DurusError)
     assert issubclass(RenameError, ValueError)
+
+
+def test_a_nested_class_as_durus_43_pickled_it() -> None:
+    """`getattr(Outer, "Inner")` becomes the new name, be Outer renamed or not."""
+    class_ = b"\x80\x02cdurus.persistent\nPersistent\nq\0."
+    state = b"\x80\x02c__builtin__\ngetattr\nq\1cm\nOuter\nq\2X\5\0\0\0Innerq\3\x86q\4Rq\5."
+    record = pack_record(bytes(8), class_ + state, b"")
+    renamed = rename_record(record, Renaming("class", "m.Outer.Inner", "n:Inner"))
+    assert renamed is not None
+    assert renamed[0][12:] == class_ + state.replace(b"Rq\5", b"00cn\nInner\nq\5")
+    renamed = rename_record(record, Renaming("class", "m.Outer", "n.Around"))
+    assert renamed is not None
+    assert renamed[0][12:] == class_ + state.replace(b"cm\nOuter", b"cn\nAround")
+    assert renamed[1].total() == 1

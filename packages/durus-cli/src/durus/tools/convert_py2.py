@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable
@@ -100,6 +101,7 @@ def convert(
         with open_storage(made) as target:
             report, written = _copy(source, target, encoding, show)
         _verify(source, made, written)
+        _let_in_who_may_read(source, made)
         _publish(made, path, parent)
     finally:
         shutil.rmtree(folder)
@@ -170,6 +172,13 @@ def _count_reached(storage: Storage) -> int | None:
         return sum(1 for _ in storage.gen_oid_record(ROOT_OID))
     except DurusKeyError:
         return None
+
+
+def _let_in_who_may_read(source: Storage, made: str) -> None:
+    """Let in those whom the old file lets in, if it is one, and the owner anyhow."""
+    path = source.describe().path
+    if path is not None:
+        os.chmod(made, stat.S_IMODE(os.stat(path).st_mode) | stat.S_IRUSR | stat.S_IWUSR)
 
 
 def _publish(made: str, path: str, parent: str) -> None:

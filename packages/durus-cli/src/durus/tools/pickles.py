@@ -9,6 +9,7 @@ on stack and memo, so that whatever follows still finds its own.
 from __future__ import annotations
 
 import pickletools
+import re
 import zlib
 from codecs import escape_decode
 from collections.abc import Iterable, Iterator
@@ -148,6 +149,19 @@ _GETS = {"GET", "BINGET", "LONG_BINGET"}
 _TUPLES = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_TUPLE"}
 _MAKES_CONTAINER = {"EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET", "LIST", "DICT"}
 _CHANGES_FIRST = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}
+# Those that put something on the stack of which something is known.
+_KNOWN = (
+    _UNICODE
+    | _PYTHON2_STRING
+    | _GETS
+    | _TUPLES
+    | _MAKES_CONTAINER
+    | _CHANGES_FIRST
+    | {"GLOBAL", "INST", "STACK_GLOBAL", "REDUCE", "DUP", "READONLY_BUFFER", "UNICODE", "STRING"}
+)
+
+# The class in a record, as Durus writes it and as Durus 4.3 did.
+_PLAIN_CLASS = re.compile(rb"\x80[\x02-\x05]c[^\n]*\n[^\n]*\n(?:q.)?\.", re.DOTALL)
 
 
 def gen_steps(data: bytes, start: int = 0, memo: dict[int, Any] | None = None) -> Iterator[Step]:
@@ -180,7 +194,8 @@ def gen_steps(data: bytes, start: int = 0, memo: dict[int, Any] | None = None) -
             yield Step(name, position, end, [], None)
         else:
             taken = _take(stack, op)
-            given = _given(name, argument, taken, memo, position, end)
+            known = name in _KNOWN
+            given = _given(name, argument, taken, memo, position, end) if known else None
             # INST makes an instance of the class that it names.
             stack.extend([None if name == "INST" else given] * op.gives)
             yield Step(name, position, end, taken, given)
@@ -382,15 +397,23 @@ def open_record(record: bytes) -> OpenRecord:
     oid, data, refs = unpack_record(record)
     data = data[:-_PROOF_BYTES] if is_proven else data
     try:
-        state_start = 0
-        for step in gen_steps(data):
-            state_start = step.end
+        state_start = _end_of_class(data)
         is_compressed = data[state_start : state_start + 1] == _COMPRESSED_START
         if is_compressed:
             data = data[:state_start] + _decompress(data[state_start:])
     except (UnpicklingError, UnicodeDecodeError, zlib.error) as error:
         raise _damaged(oid, error) from error
     return OpenRecord(oid, data, state_start, refs, is_proven, is_compressed)
+
+
+def _end_of_class(data: bytes) -> int:
+    plain = _PLAIN_CLASS.match(data)
+    if plain is not None:
+        return plain.end()
+    end = 0
+    for step in gen_steps(data):
+        end = step.end
+    return end
 
 
 def _decompress(compressed: bytes) -> bytes:

@@ -234,14 +234,14 @@ def _find_edits(
     edits: list[Edit] = []
     names: Counter[tuple[str, str]] = Counter()
     for step in steps:
-        if step.op == "FRAME":
+        if isinstance(step.given, Global):
+            renamed = _renamed(step, step.given, renaming)
+            if renamed is not None:
+                edits.append((step.start, step.end, _replacement(step, *renamed)))
+                names[f"{step.given.module}.{step.given.name}", ".".join(renamed)] += 1
+        elif step.op == "FRAME":
             # Its length would no longer be right, and only readers of unbuffered files need it.
             edits.append((step.start, step.end, b""))
-            continue
-        renamed = _renamed(step, renaming)
-        if renamed is not None:
-            edits.append((step.start, step.end, _replacement(step, *renamed)))
-            names[f"{step.given.module}.{step.given.name}", ".".join(renamed)] += 1
     return edits, names
 
 
@@ -252,16 +252,16 @@ def _may_name(opened: OpenRecord, old: str) -> bool:
     return not first.isascii() or first.encode() in opened.data
 
 
-def _renamed(step: Step, renaming: Renaming) -> tuple[str, str] | None:
-    if not isinstance(step.given, Global) or step.given.origin != step.start:
+def _renamed(step: Step, given: Global, renaming: Renaming) -> tuple[str, str] | None:
+    if given.origin != step.start:
         return None
-    renamed = renaming(step.given.module, step.given.name)
+    renamed = renaming(given.module, given.name)
     if renamed is None or step.op != "REDUCE":
         return renamed
     # getattr(Outer, "Inner"): if Outer is renamed as well, the result is.
     owner = step.taken[1].values[0]
     outer = renaming(owner.module, owner.name)
-    member = step.given.name[len(owner.name) :]
+    member = given.name[len(owner.name) :]
     if outer is not None and (outer[0], outer[1] + member) == renamed:
         return None
     return renamed
