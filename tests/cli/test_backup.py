@@ -245,6 +245,13 @@ def test_another_database_is_refused(three_pieces: Path, tmp_path: Path) -> None
     assert len(read_catalog(str(three_pieces)).pieces) == 3
 
 
+def test_a_past_state_is_not_backed_up(durus: Any, three_pieces: Path, path: Path) -> None:
+    """A database that is opened as of an earlier commit is not taken for the newest state."""
+    for folder in (three_pieces, "new"):
+        assert "earlier commit" in durus.error("backup", f"file:{path}?at=3", folder)
+    assert len(read_catalog(str(three_pieces)).pieces) == 3
+
+
 def test_a_database_that_moved_goes_on(three_pieces: Path, path: Path, tmp_path: Path) -> None:
     """The same file under another name is known by what is in it."""
     moved = path.rename(tmp_path / "moved.durus")

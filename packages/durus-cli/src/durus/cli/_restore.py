@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from typing import Any
 
 import click
 from rich.table import Table
 from rich.text import Text
 
+from durus.cli._at import Moment, at_option
 from durus.cli._errors import EXIT_FAILURE
 from durus.cli._output import bytes_text, one_line, stdout_console, time_text
 from durus.cli._progress import progress
@@ -22,33 +22,10 @@ __all__ = ["restore"]
 _JSON_FORM = 1
 
 
-def _moment(
-    context: click.Context,  # noqa: ARG001 - as click calls it
-    parameter: click.Parameter,  # noqa: ARG001
-    text: str | None,
-) -> int | datetime | None:
-    """Read the serial of a commit, or a time; one without a zone is that of this machine."""
-    if text is None:
-        return None
-    if text.isascii() and text.isdigit() and len(text) < 20:
-        return int(text)
-    try:
-        return datetime.fromisoformat(text).astimezone()
-    except (ValueError, OverflowError):
-        raise click.BadParameter(
-            f"{text!r} is no serial and no time such as 2026-11-28T14:00"
-        ) from None
-
-
 @click.command(short_help="Make a database of what was backed up, as it was last or earlier.")
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.argument("target", type=click.Path(), required=False)
-@click.option(
-    "--at",
-    metavar="TIME|SERIAL",
-    callback=_moment,
-    help="As of this time, or right after this commit.",
-)
+@at_option
 @click.option("--list", "as_list", is_flag=True, help="Tell what is in FOLDER; restore nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program.")
 @click.pass_context
@@ -56,7 +33,7 @@ def restore(
     context: click.Context,
     folder: str,
     target: str | None,
-    at: int | datetime | None,
+    at: Moment | None,
     as_list: bool,
     as_json: bool,
 ) -> None:

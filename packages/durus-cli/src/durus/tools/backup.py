@@ -107,6 +107,11 @@ def back_up(
         StorageWriteError: the system refused. The earlier pieces are as they were.
         StorageError: what reading raises, or the storage gave up the state that was being read.
     """
+    if storage.describe().as_of is not None:
+        raise StorageError(
+            f"tried to back up {name!r} as of an earlier commit; back up all of it, 'durus restore"
+            " --at' gives every commit, or make a file of this one with 'durus copy'"
+        )
     made = datetime.now(UTC)
     storage.sync()
     source = _source_of(storage, progress)
