@@ -283,6 +283,11 @@ DAMAGED = {
     "a changed stand-in": b"\x80\x02cshop\nThing\nN}U\x0aclass_nameK\x01s\x86b.",
     "a changed reference": b"\x80\x02U\x08abcdefghh\x00\x86QN}U\x03oidK\x01s\x86b.",
     "a UUID of text": b"\x80\x02cuuid\nUUID\n)\x81}U\x03intU\x01xsb.",
+    "a slice of a slice": b"\x80\x02cbuiltins\nslice\ncbuiltins\nslice\nK\x01\x85R\x85R.",
+    "a tuple as key that is too deep": b"\x80\x02})" + b"\x85" * 1_000_000 + b"Ns.",
+    "a compressed one": zlib.compress(b"\x80\x02})" + b"K\x01\x86" * 1_000_000 + b"Ns."),
+    "one with marks": b"\x80\x02}" + b"(" * 100_000 + b"t" * 100_000 + b"Ns.",
+    "one by way of the memo": (b"\x80\x02})" + (b"\x85" * 9000 + b"q\x050h\x05") * 200 + b"Ns."),
     "a compressed state that is cut": zlib.compress(b"\x80\x02N." * 100)[:-3],
 }
 
@@ -297,6 +302,13 @@ def test_damage_is_told(name: str) -> None:
     with pytest.raises(CorruptRecordError):
         list(gen_references(record))
     assert str(UUID(int=1)).endswith("1")
+
+
+def test_many_tuples_that_are_not_deep() -> None:
+    """A long state of many tuples is read as it is."""
+    value = [(number, (str(number), b"t" * 3)) for number in range(30_000)]
+    assert read_state(_hostile(dumps({"x": value}, 2))) == {"x": value}
+    assert _root_data(_stored(value=value))["value"] == value
 
 
 def test_a_wrong_proof_is_told() -> None:

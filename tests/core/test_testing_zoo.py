@@ -170,7 +170,7 @@ class DiskStorage(Storage):
 
     def gen_changes(self, serial: int) -> Iterator[tuple[bytes, bytes]]:
         self.check_open()
-        if not 0 < serial <= len(self.disk.history):
+        if not 0 < serial <= len(self.disk.history[: self.as_of]):
             raise StorageError(f"no commit {serial}")
         yield from self.disk.changes.get(serial, {}).items()
 
@@ -973,6 +973,15 @@ class YieldsTheNewestOfWhatChanged(DiskStorage):
     def gen_changes(self, serial: int) -> Iterator[tuple[bytes, bytes]]:
         for oid, _ in super().gen_changes(serial):
             yield oid, self.load(oid)
+
+
+@breaks("test_storage_opened_at_a_commit_knows_no_later_one")
+class KnowsWhatChangedLater(DiskStorage):
+    def gen_changes(self, serial: int) -> Iterator[tuple[bytes, bytes]]:
+        self.check_open()
+        if serial not in self.disk.changes:
+            raise StorageError(f"no commit {serial}")
+        yield from self.disk.changes[serial].items()
 
 
 @breaks("test_gen_changes_refuses_a_serial_that_is_none")

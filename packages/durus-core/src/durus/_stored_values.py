@@ -10,6 +10,7 @@ from fractions import Fraction
 from functools import lru_cache
 from io import BytesIO
 from pickle import Unpickler, UnpicklingError
+from pickletools import genops, markobject
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,10 @@ from durus.serialize import _decompress, check_proof, unpack_record
 __all__ = ["UNTRUSTING", "Instance", "InstanceClass", "Reference", "ValueFinder", "read_values"]
 
 _COMPRESSED_START = b"x"
+
+# The hash of one level takes some 100 bytes of a stack of 8 MiB, or less in a thread.
+_DEEPEST_TUPLE = 10_000
+_TUPLE_CODES = (b"\x85", b"\x86", b"\x87", b"t")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +121,8 @@ def read_values(record: bytes, find_class: ValueFinder) -> tuple[str, Any]:
     try:
         try:
             return _unpickle(body, find_class, "utf-8", "surrogateescape")
-        except Exception:
-            if body[:2] > b"\x80\x02":
+        except Exception as error:
+            if isinstance(error, UnpicklingError) or body[:2] > b"\x80\x02":
                 raise
             return _unpickle(body, find_class, "latin-1", "strict")
     except Exception as error:  # a damaged or hostile pickle may raise anything
@@ -130,19 +135,78 @@ def read_values(record: bytes, find_class: ValueFinder) -> tuple[str, Any]:
 
 def _unpickle(body: bytes, find_class: ValueFinder, encoding: str, errors: str) -> tuple[str, Any]:
     file = BytesIO(body)
+    depths = _TupleDepths()
+    depths.check(body, 0)
     # One for both: in the records of Durus 4.3 class and state share a memo.
     unpickler = _Unpickler(file, find_class, encoding, errors)
     class_name = _class_name(unpickler.load())
     start = file.tell()
     if body[start : start + 1] == _COMPRESSED_START:
         state = _decompress(body, start, len(body))
+        depths.check(state, 0)
         file.truncate(start)
         file.write(state)
         file.seek(start)
+    else:
+        depths.check(body, start)
     state = unpickler.load()
     if file.read(1):
         raise UnpicklingError("bytes follow the state")
     return class_name, state
+
+
+class _TupleDepths:
+    """Refuses pickles in which tuples are nested so deeply that their hash overflows the C stack.
+
+    As a key or a member of a set such a tuple would end the process; Python has no check there. A
+    pickle is looked at only if it has the bytes for as many tuples: that takes time.
+    """
+
+    def __init__(self) -> None:
+        self._memo: dict[Any, int] = {}
+
+    def check(self, pickled: bytes, start: int) -> None:
+        """Raise UnpicklingError if the pickle at `start` nests tuples too deeply."""
+        if len(pickled) - start <= _DEEPEST_TUPLE:
+            return
+        if sum(pickled.count(code, start) for code in _TUPLE_CODES) > _DEEPEST_TUPLE:
+            self._check(BytesIO(pickled[start:]))
+
+    def _check(self, file: BytesIO) -> None:
+        # Of each value on the stack of the unpickler how deep it is; a mark is None.
+        stack: list[int | None] = []
+        for opcode, argument, _ in genops(file):
+            name = opcode.name
+            if name.startswith("TUPLE"):
+                count = int(name[5:]) if name[5:] else _count_to_mark(stack)
+                parts = [depth or 0 for depth in stack[len(stack) - count :]]
+                del stack[len(stack) - count - (name == "TUPLE") :]
+                stack.append(1 + max(parts, default=0))
+                if stack[-1] == _DEEPEST_TUPLE:
+                    raise UnpicklingError(f"tuples are nested {_DEEPEST_TUPLE:,} deep")
+            elif name.endswith("PUT"):
+                self._memo[argument] = stack[-1] or 0
+            elif name == "MEMOIZE":
+                self._memo[len(self._memo)] = stack[-1] or 0
+            elif name.endswith("GET"):
+                stack.append(self._memo.get(argument, 0))
+            elif name == "DUP":
+                stack.append(stack[-1])
+            else:
+                before = opcode.stack_before
+                if markobject in before:
+                    del stack[len(stack) - _count_to_mark(stack) - 1 :]
+                    before = before[: before.index(markobject)]
+                del stack[len(stack) - len(before) :]
+                stack.extend(None if each is markobject else 0 for each in opcode.stack_after)
+
+
+def _count_to_mark(stack: list[int | None]) -> int:
+    """Count the values above the last mark."""
+    for count, depth in enumerate(reversed(stack)):
+        if depth is None:
+            return count
+    raise UnpicklingError("a mark was expected")
 
 
 class _Unpickler(Unpickler):
@@ -255,6 +319,13 @@ def _refuse_number(*args: Any) -> None:
         raise UnpicklingError("bytes are stored as a number of zeros")
 
 
+def _make_slice(*args: Any) -> slice:
+    # Slices have a hash from Python 3.12 on, which goes as deep as they are nested.
+    if any(isinstance(arg, (slice, tuple)) for arg in args):
+        raise UnpicklingError("a slice is stored of slices or tuples")
+    return slice(*args)
+
+
 def _make_new(cls: Any, *args: Any) -> Any:
     return cls.__new__(cls, *args)
 
@@ -271,6 +342,7 @@ _CAREFUL: dict[Any, Any] = {
     UUID: _Uuid,
     Counter: _Maker("collections.Counter", Counter),
     Fraction: _Maker("fractions.Fraction", _make_fraction),
+    slice: _Maker("slice", _make_slice),
     bytes: _Maker("bytes", _make_bytes),
     bytearray: _Maker("bytearray", _make_bytearray),
     copyreg.__newobj__: _Maker("copyreg.__newobj__", _make_new),  # type: ignore[attr-defined]  # typeshed lacks it

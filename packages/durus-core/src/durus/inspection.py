@@ -130,7 +130,7 @@ def find_paths(storage: Storage, oids: Collection[bytes]) -> dict[bytes, str]:
 
     One walk from the root, breadth first, that stops when all are found. It reads the references
     of records, and of the states only those on the paths. What is not stored or damaged is not
-    walked through, but has a path if something refers to it. Takes some 200 bytes of memory for
+    walked through, but has a path if something refers to it. Takes some 150 bytes of memory for
     each object that it comes to.
 
     Args:

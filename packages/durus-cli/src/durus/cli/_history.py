@@ -31,7 +31,7 @@ _CLASSES_SHOWN = 3
 _T = TypeVar("_T")
 
 
-@click.command(short_help="Tell which transactions there were, or how an object came to be.")
+@click.command(short_help="Tell the transactions, or the versions of one object.")
 @database_argument(required=True)
 @click.argument("which", metavar="[OID|PATH]", required=False)
 @click.option(

@@ -277,6 +277,18 @@ class HistoryClauses(Suite):
                 pytest.fail(f"opened as of {serial}, of {oldest} to {newest}")
 
     @needs("keeps_history", "can_open_at")
+    def test_storage_opened_at_a_commit_knows_no_later_one(self, place: Place) -> None:
+        """`gen_changes` tells of the commit that it was opened `at`, and refuses the one after."""
+        storage = place.storage
+        serial = _commit(storage, make_record(ROOT_OID))
+        later = _commit(storage, make_record(ROOT_OID, payload=b"newer"))
+        place.close()
+        storage = place.open(at=serial)
+        assert dict(storage.gen_changes(serial)) == {ROOT_OID: make_record(ROOT_OID)}
+        with pytest.raises(StorageError):
+            list(storage.gen_changes(later))
+
+    @needs("keeps_history", "can_open_at")
     def test_storage_opened_at_a_commit_stays_there(self, place: Place) -> None:
         """It refuses every write with StorageReadOnlyError, and its `sync` has no news."""
         storage = place.storage

@@ -58,14 +58,10 @@ def read_news(db: sqlite3.Connection, serial: int, total: int) -> News:
     return news
 
 
-def stored_oids(db: sqlite3.Connection, serial: int) -> list[bytes] | None:
-    """Give whose records a commit wrote, none for a pack; None if it is not known any more."""
-    sql = "SELECT removed, oids FROM durus_commits WHERE serial = ?"
-    found = db.execute(sql, (serial,)).fetchone()
-    if found is None:
-        return None
-    removed, oids = found
-    return [] if removed else _split(oids)
+def stored_oids(db: sqlite3.Connection, serial: int) -> list[bytes]:
+    """Give whose records a commit wrote; none for a pack, or one that is forgotten."""
+    sql = "SELECT oids FROM durus_commits WHERE serial = ? AND NOT removed"
+    return [oid for (oids,) in db.execute(sql, (serial,)) for oid in _split(oids)]
 
 
 def _split(oids: bytes | int) -> list[bytes]:

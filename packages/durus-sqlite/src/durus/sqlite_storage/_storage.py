@@ -257,13 +257,10 @@ class SqliteStorage(Storage):
         self._check_history()
         db = self._opened()
         with translated(self._engine.path, "read"):
-            # Before the oids are read: then they are there, or it is refused here.
-            is_there = has_commit(db, serial)
-            oids = stored_oids(db, serial) if is_there else None
-        if oids is None:
-            raise StorageError(
-                f"tried to tell what commit {serial} of {self} stored, of which not all is kept"
-            )
+            self._check_commit(db, serial)
+            oids = stored_oids(db, serial)
+            # If it was forgotten in between, none were found.
+            self._check_commit(db, serial)
         for oid in oids:
             yield oid, self.load_as_of(oid, serial)
 
