@@ -81,6 +81,19 @@ def test_show_shows_it_as_of_then(durus: Any, database: Path, commits: list[Any]
     assert "name the file, which opens beside the server" in said
 
 
+def test_export_writes_what_was_there(durus: Any, database: Path, commits: list[Any]) -> None:
+    """What the root of then reaches is exported, and imported again it is the database of then."""
+    for at, count in ((1, 1), (commits[1][1].isoformat(), 5), (3, 4)):
+        lines = durus("export", database, "--at", at).stdout.splitlines()
+        assert len(lines) == count + 2
+    durus("export", database, "then.jsonl", "--at", "2")
+    durus("import", "then.jsonl", "then.durus")
+    done = durus("shell", "then.durus", "--readonly", input="print(*sorted(root))")
+    assert done.stdout == "ann bob cid dan\n"
+    said = durus.error("export", "durus+unix:a.sock", "--at", "1", status=2)
+    assert "name the file, which opens beside the server" in said
+
+
 def test_an_sqlite_database(durus: Any) -> None:
     """One that keeps history is opened so too; one that keeps none says how to keep it."""
     for n, url in enumerate(("sqlite:a.sqlite", "sqlite:a.sqlite?history=1d", "a.sqlite")):

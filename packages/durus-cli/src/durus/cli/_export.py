@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import click
 
 from durus.cli._access import access_options
+from durus.cli._at import Moment, at_option, past
 from durus.cli._errors import CommandError
 from durus.cli._output import count_text, one_line
 from durus.cli._progress import progress
@@ -23,8 +24,9 @@ __all__ = ["export"]
 @click.command(short_help="Write a database as lines of JSON, for other tools.")
 @database_argument(required=True)
 @click.argument("file", type=click.Path(dir_okay=False), default="-")
+@at_option
 @access_options
-def export(database: str, file: str, **access: Any) -> None:
+def export(database: str, file: str, at: Moment | None, **access: Any) -> None:
     """Write DATABASE as lines of JSON to FILE, a new one, or to stdout.
 
     Each object that the root reaches is a line with its oid, its class and its state; `durus
@@ -33,7 +35,7 @@ def export(database: str, file: str, **access: Any) -> None:
     """
     target = target_of(database, None, None, None, None, None, **access)
     with (
-        open_target(target, readonly=True) as storage,
+        open_target(target, readonly=True, **past(at)) as storage,
         _output(file) as out,
         progress(f"exporting {target.name}", storage.describe().object_count) as show,
     ):
