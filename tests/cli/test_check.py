@@ -148,6 +148,7 @@ def _leaf(storage: Storage) -> bytes:
         (lambda items: items.__setitem__(0, (-5, "")), "out of order"),
         (lambda items: items.__setitem__(-1, (1000, "")), "out of order"),
         (lambda items: items.__setitem__(0, ("text", "")), "out of order"),
+        (lambda items: items.__setitem__(0, (10**5000, "")), "very many digits"),
         (lambda items: items.clear(), "has 0 items"),
         (lambda items: items.append(5), "something else than pairs"),
     ],
@@ -183,9 +184,14 @@ def test_keys_that_need_their_class(storage: Storage) -> None:
     tree = connection.get_root()["other"] = BTree(BNode4)
     for number in range(3):
         tree[(number, frozenset([number]))] = number
+    deep = connection.get_root()["deep"] = BTree(BNode4)
+    key: tuple[Any, ...] = ()
+    for _ in range(100):
+        key = (key,)
+    deep[key] = 1
     connection.commit()
     report = check(storage)
-    assert (report.problems, report.trees, report.not_comparable) == ([], 2, 1)
+    assert (report.problems, report.trees, report.not_comparable) == ([], 3, 2)
 
 
 class Note(Persistent):

@@ -25,6 +25,9 @@ _PLAIN = (int, float, str, bytes, type(None))
 # A tree of the smallest nodes that is deeper has more of them than there are oids.
 _DEEPEST = 64
 
+# A hostile key may be nested a million deep.
+_DEEPEST_KEY = 16
+
 
 def is_node(class_path: str) -> bool:
     """Tell whether a class is that of a node."""
@@ -140,7 +143,8 @@ class TreeChecker:
             except TypeError:
                 is_right = False
             if not is_right:
-                self._tell(oid, f"has the key {key!r:.60} before {next_key!r:.60}, out of order")
+                text = f"has the key {_shown(key)} before {_shown(next_key)}, out of order"
+                self._tell(oid, text)
                 return
 
     def _check_depth(self, oid: bytes, degree: int, depth: int) -> None:
@@ -173,6 +177,15 @@ def _is_item(item: Any) -> bool:
     return isinstance(item, tuple | list) and len(item) == 2
 
 
-def _is_plain(key: Any) -> bool:
+def _is_plain(key: Any, depth: int = 0) -> bool:
     """Tell whether a key is of builtin values that `<` puts in one order."""
-    return isinstance(key, _PLAIN) or (type(key) is tuple and all(map(_is_plain, key)))
+    if type(key) is tuple and depth < _DEEPEST_KEY:
+        return all(_is_plain(part, depth + 1) for part in key)
+    return isinstance(key, _PLAIN)
+
+
+def _shown(key: Any) -> str:
+    try:
+        return f"{key!r:.60}"
+    except ValueError:
+        return "a number of very many digits"
