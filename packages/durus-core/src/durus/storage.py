@@ -26,6 +26,7 @@ from durus.serialize import ROOT_OID, extract_class_name, split_oids, unpack_rec
 from durus.utils import int8_to_str
 
 __all__ = [
+    "Damage",
     "MemoryStorage",
     "Removal",
     "Storage",
@@ -49,6 +50,21 @@ class Removal:
     """
 
     includes: Callable[[bytes], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something that a storage finds damaged in what only it knows of.
+
+    Attributes:
+        text: what was found.
+        oid: the object concerned, 8 bytes, or None.
+        offset: where in the file, in bytes, or None.
+    """
+
+    text: str
+    oid: bytes | None = None
+    offset: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +301,19 @@ class Storage(ABC):
     def describe(self) -> StorageDescription:
         """Tell what is known without a walk over the records. The default knows nothing."""
         return StorageDescription()
+
+    def gen_damage(self) -> Iterator[Damage]:
+        """Read everything that is stored beside the records themselves, and yield what is damaged.
+
+        That is what only the storage knows of: the proofs of its transactions, its index, its
+        tables. It changes nothing, goes on after each damage, and takes a time in proportion to
+        what is stored. Whether the records are right is for the caller to see. The default knows
+        of nothing that could be damaged, and yields nothing.
+
+        Raises:
+            StorageClosedError: the storage is closed.
+        """
+        return iter(())
 
     def new_session(self) -> Storage:
         """Give one more independent session over the same data, for another thread or client.

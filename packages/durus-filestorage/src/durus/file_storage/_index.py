@@ -38,6 +38,7 @@ __all__ = [
     "IndexFile",
     "IndexWriter",
     "PageSource",
+    "StaleIndexError",
     "are_scattered",
     "write_index",
 ]
@@ -62,6 +63,10 @@ _PAGES_HELD = 16384
 # file that was never packed is scanned when it is opened.
 _FREE_PAGES = 16384
 _LEAST_OBJECTS_IN_PAGE = 16
+
+
+class StaleIndexError(DamageError):
+    """An index file is whole, and about something else than this journal."""
 
 
 class Covered(NamedTuple):
@@ -363,10 +368,10 @@ def _identity(journal: File, end: int) -> tuple[int, int]:
 
 def _check_identity(journal: File, format: Format, tip: Tip, first_crc: int, last_crc: int) -> None:
     if tip.end > journal.length():
-        raise DamageError(0, "an index of more than there is")
+        raise StaleIndexError(0, "an index of more than there is")
     if _identity(journal, tip.end) != (first_crc, last_crc):
-        raise DamageError(0, "an index of another file")
+        raise StaleIndexError(0, "an index of another file")
     if tip.commit_offset:
         commit = format.read_commit(journal, tip.commit_offset)
         if commit is None or commit.serial != tip.serial:
-            raise DamageError(0, "an index of another history")
+            raise StaleIndexError(0, "an index of another history")

@@ -13,11 +13,8 @@ beside the new one, which takes its place in one step when it is on the disk.
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_right
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from itertools import chain
 from logging import WARNING
 from operator import itemgetter
 
@@ -34,7 +31,6 @@ from durus.file_storage._file import (
     sync_directory,
 )
 from durus.file_storage._format import (
-    CHUNK_BYTES,
     DamageError,
     Format,
     Frame,
@@ -44,6 +40,7 @@ from durus.file_storage._format import (
     crc_of_range,
 )
 from durus.file_storage._recovery import judge_tail
+from durus.file_storage._search import Search
 from durus.logger import log
 from durus.serialize import check_proof
 
@@ -51,9 +48,6 @@ __all__ = ["REPAIR_SUFFIX", "find_damage", "repair_file"]
 
 REPAIR_SUFFIX = ".repair"
 DAMAGED_SUFFIX = ".damaged"
-
-# How the data of a record begins, in our form and in that of Durus 4.3.
-_CLASS_MARK = re.compile(rb"\x80[\x02\x04]c")
 
 
 def find_damage(file: File, format: Format) -> str | None:
@@ -162,7 +156,7 @@ class _Repair:
         self._format = format
         self._limit = file.length()
         self._tip = Tip(0)
-        self._starts: list[int] | None = None
+        self._search = Search(file, format, self._limit)
         # The transactions to keep: serial, and the file offsets of those that have none.
         self._found: list[tuple[int, int, int]] = []
         self._frames: dict[int, Frame] = {}
@@ -177,7 +171,7 @@ class _Repair:
             except DamageError as damage:
                 stop = self._keep_but_for_length(position)
                 if not stop:
-                    stop = self._next_whole(position) or self._limit
+                    stop = self._search.next_whole(position) or self._limit
                     yield f"bytes {position} to {stop} (found {damage.reason})"
                 position = stop
                 continue
@@ -238,24 +232,6 @@ class _Repair:
         self._note_frame(frame)
         return frame.end
 
-    def _next_whole(self, position: int) -> int:
-        """Give the offset of the next whole transaction after `position`, 0 if there is none."""
-        if self._starts is None:
-            self._starts = sorted(set(self._format.gen_starts(self._file, self._limit)))
-        near = set(self._format.gen_ends(self._file, position, self._limit))
-        far = self._starts[bisect_right(self._starts, position) :]
-        scanner = self._format.scanner(self._file, self._limit)
-        for start in chain(sorted(near), far):
-            if not position < start < self._limit:
-                continue
-            try:
-                _, offsets = scanner.read(Tip(start), any_chain=True)
-            except DamageError:
-                continue
-            if offsets:
-                return start
-        return 0
-
     # The base.
 
     def _gen_base(self) -> Generator[str, None, int]:
@@ -277,7 +253,7 @@ class _Repair:
         found = self._format.find_base_end(self._file, self._limit)
         if found is not None:
             return found
-        start = self._next_whole(8) or self._limit
+        start = self._search.next_whole(8) or self._limit
         return start, start
 
     def _gen_salvage(self, stop: int) -> Iterator[str]:
@@ -301,27 +277,9 @@ class _Repair:
                     end += len(entry)
                 break
             except DamageError as damage:
-                position = self._next_entry(damage.offset + 1, stop)
+                position = self._search.next_entry(damage.offset + 1, stop)
                 yield f"bytes {damage.offset} to {position}"
         self._tip = Tip(start)
         if end > first:
             crc = crc_of_range(self._new, *format.close_frame(self._new, start, end))
             self._tip = format.seal_frame(self._new, start, end, Commit(SYNCED, crc, 0, 0, 0))
-
-    def _next_entry(self, start: int, stop: int) -> int:
-        """Search for the next entry, by the beginning of its data; `stop` if there is none."""
-        while start < stop:
-            chunk = self._file.read(start, min(CHUNK_BYTES, stop - start))
-            for found in _CLASS_MARK.finditer(chunk):
-                offset = start + found.start() - self._format.header.size
-                if offset >= start and self._is_entry(offset, stop):
-                    return offset
-            start += max(len(chunk) - 2 * self._format.header.size, 1)
-        return stop
-
-    def _is_entry(self, offset: int, stop: int) -> bool:
-        try:
-            next(self._format.gen_entries(self._file, offset, stop), None)
-        except DamageError:
-            return False
-        return True

@@ -21,6 +21,7 @@ from durus.error import (
     StorageWriteError,
 )
 from durus.file_storage._as_of import open_as_of
+from durus.file_storage._checking import gen_damage
 from durus.file_storage._commit_record import RESERVED_OID_INT
 from durus.file_storage._copying import copy_journal
 from durus.file_storage._file import remover
@@ -31,7 +32,7 @@ from durus.file_storage._opening import follow_writer, has_magic, open_journal, 
 from durus.file_storage._packer import Packer
 from durus.file_storage._shelf import SHELF
 from durus.serialize import ROOT_OID, check_proof
-from durus.storage import Removal, Storage, StorageDescription, check_oid, check_record
+from durus.storage import Damage, Removal, Storage, StorageDescription, check_oid, check_record
 from durus.utils import int8_to_str
 
 __all__ = ["FileStorage", "JournalStorage", "TempFileStorage"]
@@ -293,6 +294,17 @@ class JournalStorage(Storage):
             last_commit_time=_EPOCH + timedelta(microseconds=time_us) if time_us else None,
             as_of=journal.tip.serial if self._is_past else None,
         )
+
+    def gen_damage(self) -> Iterator[Damage]:
+        """Read the whole file and its index file, and yield what is damaged, or torn at the end.
+
+        Of a file that an index file serves, a damage that lies before where the index ends is no
+        hindrance to opening it. All the others are: see what opening raises.
+
+        That takes bounded memory, up to 64 MiB for the oids.
+        """
+        self._check_open()
+        return gen_damage(self._journal)
 
     def copy(
         self, path: str | PathLike[str], progress: Callable[[int, int], object] | None = None

@@ -329,6 +329,15 @@ class Dfs20(Format):
     def base_crc_range(self, layout: Layout) -> tuple[int, int]:
         return BASE_START + BASE_ENTRY_BYTES, layout.map_offset
 
+    def has_lost_base_commit(self, file: File, layout: Layout) -> bool:
+        """Tell it by the length, and by the oid, which the next entry repeats."""
+        raw = file.read(BASE_START, BASE_ENTRY_BYTES + ENTRY.size)
+        if layout.base_commit is not None or len(raw) < BASE_ENTRY_BYTES + ENTRY.size:
+            return False
+        length, oid_int, _ = ENTRY.unpack_from(raw)
+        _, next_oid_int, _ = ENTRY.unpack_from(raw, BASE_ENTRY_BYTES)
+        return bool(length == _BASE_LENGTH and oid_int == next_oid_int)
+
     def find_base_end(self, file: File, limit: int) -> tuple[int, int] | None:
         """Give it: the header says it, or if that is damaged the commit record or the last entry.
 

@@ -6,6 +6,7 @@ import sqlite3
 from dataclasses import dataclass, field
 from struct import Struct
 
+from durus.error import CorruptionError
 from durus.serialize import split_oids
 
 __all__ = ["News", "newest_commit", "read_news", "stored_oids"]
@@ -33,9 +34,21 @@ class News:
 
 
 def newest_commit(db: sqlite3.Connection) -> tuple[int, int]:
-    """Give serial and total of the newest commit."""
+    """Give serial and total of the newest commit.
+
+    Raises:
+        CorruptionError: there is none, where one is always kept.
+    """
     sql = "SELECT serial, total FROM durus_commits ORDER BY serial DESC LIMIT 1"
-    serial, total = db.execute(sql).fetchone()
+    found = db.execute(sql).fetchone()
+    if found is None:
+        path = db.execute("PRAGMA database_list").fetchone()[2]
+        raise CorruptionError(
+            f"tried to find the newest commit of {path!r}, found none in durus_commits; restore a"
+            " backup",
+            path=path,
+        )
+    serial, total = found
     return serial, total
 
 

@@ -28,6 +28,7 @@ from durus.error import (
 )
 from durus.moment import serial_at
 from durus.serialize import pack_record
+from durus.sqlite_storage._checking import gen_damage
 from durus.sqlite_storage._copy import copy_database
 from durus.sqlite_storage._engine import (
     Engine,
@@ -52,7 +53,14 @@ from durus.sqlite_storage._oids import OidSupply
 from durus.sqlite_storage._packer import Packer
 from durus.sqlite_storage._rows import RowReader, gen_referred, write_rows
 from durus.sqlite_storage._schema import has_format, is_upgraded, prepare, set_history, trim
-from durus.storage import Removal, Storage, StorageDescription, check_oid, check_record
+from durus.storage import (
+    Damage,
+    Removal,
+    Storage,
+    StorageDescription,
+    check_oid,
+    check_record,
+)
 
 __all__ = ["SqliteStorage"]
 
@@ -305,6 +313,16 @@ class SqliteStorage(Storage):
             last_commit_time=_EPOCH + timedelta(microseconds=time_us) if time_us else None,
             as_of=self._as_of,
         )
+
+    def gen_damage(self) -> Iterator[Damage]:
+        """Have SQLite check its structure, look into the tables of ours, and yield what is wrong.
+
+        SQLite has no sums over its pages: what a changed byte makes of a number in a table may be
+        a number as well. Of records of ours the proof tells.
+        """
+        if not self._is_pinned:
+            self._pin(None)
+        return gen_damage(self._opened(), is_plain=self._is_plain)
 
     # -- the snapshot
 
