@@ -183,6 +183,7 @@ class Packer:
         # All of it, now; then the last step has little to wait for.
         yield from self._gen_wait()
         self._syncing.begin(file)
+        yield None
         yield from self._gen_wait()
         for _ in self._gen_replay(file, new, self._old.tip.end):
             pass
