@@ -635,9 +635,11 @@ def test_wrong_usage(durus: Any, three_pieces: Path, path: Path) -> None:
         ("restore", three_pieces),
         ("restore", three_pieces, "new.durus", "--list"),
         ("restore", three_pieces, "new.durus", "--at", "yesterday"),
+        ("restore", three_pieces, "sqlite:new.durus"),
         ("backup", path),
     ):
         durus.error(*arguments, status=2)
+    assert list(durus.folder.glob("*new.durus*")) == []
     assert "there is no folder" in durus.error("restore", "nowhere", "new.durus")
     with pytest.raises(StorageMissingError):
         read_catalog("nowhere")

@@ -161,7 +161,7 @@ def test_what_changed_since_the_interruption(large: Path, tmp_path: Path) -> Non
     with open_storage(large, readonly=True) as source, FileStorage(half) as storage:
         records = [record for oid, record in source.gen_oid_record() if oid != ROOT_OID]
         commit(storage, *records[:20])
-    Path(f"{half}.json").write_text(json.dumps({"from": str(large)}))
+    Path(f"{half}.json").write_text(json.dumps({"from": str(large), "form": "file"}))
     with Connection(large) as connection:
         for child in connection.get_root()["tree"].values():
             child["later"] = True
@@ -179,6 +179,53 @@ def test_an_unknown_half_is_refused(database: Path, tmp_path: Path, note: str) -
     with pytest.raises(StorageOpenError, match="it is not known what of"):
         _copy(database, tmp_path / "to.durus")
     assert half.read_bytes() == database.read_bytes()
+
+
+def test_a_half_in_another_format_is_refused(database: Path, tmp_path: Path) -> None:
+    """A copy to a path goes on with a FileStorage only: it is never SQLite by accident."""
+    half = tmp_path / "to.durus.copying"
+    with open_storage(f"sqlite:{half}"):
+        pass
+    Path(f"{half}.json").write_text(json.dumps({"from": str(database), "form": "sqlite"}))
+    with pytest.raises(StorageOpenError, match="an unfinished copy to a 'sqlite' storage"):
+        _copy(database, tmp_path / "to.durus")
+    assert not (tmp_path / "to.durus").exists()
+    with open_storage(database, readonly=True) as source:
+        copy_to_file(source, str(database), f"sqlite:{tmp_path}/to.durus")
+    assert _records(tmp_path / "to.durus") == _records(database)
+
+
+def test_cut_off_right_after_the_name(database: Path, tmp_path: Path) -> None:
+    """A copy that has its name already, and was moved, does not change with the next one."""
+    half, moved = tmp_path / "to.durus.copying", tmp_path / "moved.durus"
+    shutil.copy(database, moved)
+    os.link(moved, half)
+    Path(f"{half}.json").write_text(json.dumps({"from": str(database), "form": "file"}))
+    before = moved.read_bytes()
+    with Connection(database) as connection:
+        connection.get_root()["later"] = 1
+        connection.commit()
+    assert _copy(database, tmp_path / "to.durus").kept == 0
+    assert moved.read_bytes() == before
+    assert moved.stat().st_nlink == 1
+    assert _records(tmp_path / "to.durus") == _records(database)
+
+
+def test_of_a_read_only_file(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy of a read-only file can be written until it is whole, by the next attempt too."""
+    database.chmod(0o444)
+    modes = []
+
+    def compare(*_arguments: object) -> None:
+        modes.append((tmp_path / "to.durus.copying").stat().st_mode & 0o777)
+
+    monkeypatch.setattr("durus.tools.copy._compare", compare)
+    with open_storage(database, readonly=True) as source:
+        copy_to_file(source, str(database), str(tmp_path / "to.durus"), verify=True)
+    assert modes == [0o644]
+    assert (tmp_path / "to.durus").stat().st_mode & 0o777 == 0o444
 
 
 def test_nothing_is_overwritten(database: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from durus.backends import file_path
 from durus.cli._at import Moment, at_option
 from durus.cli._errors import EXIT_FAILURE
 from durus.cli._output import bytes_text, one_line, stdout_console, time_text
@@ -48,6 +49,11 @@ def restore(
         return
     if target is None:
         raise click.UsageError("give TARGET, the file to make, or --list")
+    if file_path(target) != target:
+        raise click.UsageError(
+            f"TARGET is a path, not a URL such as {target!r}: what is restored has the format it"
+            " had; 'durus copy' makes another of it"
+        )
     with progress(f"restoring {target}", noun="byte") as show:
         done = restore_backup(folder, target, at, progress=show)
     if as_json:

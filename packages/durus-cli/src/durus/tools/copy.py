@@ -95,14 +95,16 @@ def copy_to_file(
     refuse_existing(path, "copy to")
     working = path + _SUFFIX
     try:
-        with _noted(working, name) as note:
+        with _noted(working, name, _form_of(target)) as note:
             source.sync()
             with open_storage(_working_name(target, working)) as storage:
-                _adopt_mode(name, working)
+                # Who resumes or verifies the copy writes to it, even where FROM is read-only.
+                _adopt_mode(name, working, extra=stat.S_IRUSR | stat.S_IWUSR)
                 done = copy_records(source, storage, change=change, progress=progress)
             if verify:
                 with open_storage(_working_name(target, working)) as storage:
                     _compare(source, storage, change, progress)
+            _adopt_mode(name, working)
             give_name(working, path, "copy to")
             os.remove(note)
     except OSError as error:
@@ -194,7 +196,7 @@ def recompressed(record: bytes, *, compress: bool) -> bytes:
 
 
 @contextmanager
-def _noted(working: str, name: str) -> Iterator[str]:
+def _noted(working: str, name: str, form: str) -> Iterator[str]:
     """Keep other copies out, and note what is copied, before the file is made.
 
     Yields:
@@ -209,21 +211,26 @@ def _noted(working: str, name: str) -> Iterator[str]:
             raise StorageLockedError(
                 f"tried to write {working!r}, which another copy is writing", working
             ) from None
-        _check_note(file, working, name)
+        _check_note(file, working, name, form)
         yield note
 
 
-def _check_note(file: IO[str], working: str, name: str) -> None:
+def _check_note(file: IO[str], working: str, name: str, form: str) -> None:
+    if os.path.lexists(working) and os.lstat(working).st_nlink > 1:
+        # A copy that was cut off right after it got its name, which may be another one by now.
+        # Going on with it would change a file that somebody uses.
+        os.remove(working)
     if not os.path.lexists(working):
         file.truncate(0)
-        json.dump({"durus_copy": _FORM, "from": name}, file)
+        json.dump({"durus_copy": _FORM, "from": name, "form": form}, file)
         file.flush()
         os.fsync(file.fileno())
         return
     try:
-        noted = json.load(file)["from"]
+        note = json.load(file)
+        noted, noted_form = note["from"], note["form"]
     except (ValueError, KeyError, TypeError):
-        noted = None
+        noted = noted_form = None
     if noted != name:
         found = "it is not known what of" if noted is None else f"of {noted!r}"
         raise StorageOpenError(
@@ -231,6 +238,17 @@ def _check_note(file: IO[str], working: str, name: str) -> None:
             " or remove it",
             working,
         )
+    if noted_form != form:
+        raise StorageOpenError(
+            f"tried to copy to a {form!r} storage, but {working!r} is an unfinished copy to a"
+            f" {noted_form!r} storage; finish that or remove it",
+            working,
+        )
+
+
+def _form_of(target: str) -> str:
+    """Give the scheme of the storage that a target becomes."""
+    return "file" if file_path(target) == target else target.partition(":")[0].lower()
 
 
 def _working_name(target: str, working: str) -> str | Path:
@@ -241,10 +259,10 @@ def _working_name(target: str, working: str) -> str | Path:
     return f"{address}{_SUFFIX}{question_mark}{options}"
 
 
-def _adopt_mode(name: str, working: str) -> None:
+def _adopt_mode(name: str, working: str, extra: int = 0) -> None:
     """Let those use a file who may use the one that is copied, if it is one."""
     if os.path.isfile(name):
-        os.chmod(working, stat.S_IMODE(os.stat(name).st_mode))
+        os.chmod(working, stat.S_IMODE(os.stat(name).st_mode) | extra)
 
 
 # Records.
