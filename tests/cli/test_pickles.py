@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from itertools import pairwise
 from types import ModuleType
@@ -38,7 +39,7 @@ class Thing:
 
 def _make(module: str, name: str, *bases: type) -> type:
     made = type(name.rpartition(".")[2], bases, {"__module__": module, "__qualname__": name})
-    owner: Any = sys.modules[module]
+    owner: Any = MODULES[module]
     *outer, last = name.split(".")
     for part in outer:
         owner = getattr(owner, part)
@@ -46,14 +47,14 @@ def _make(module: str, name: str, *bases: type) -> type:
     return made
 
 
-for _module in ("shop", "shop.models", "shop.models.deep", "shop.models2"):
-    sys.modules[_module] = ModuleType(_module)
-    if "." in _module:
-        setattr(
-            sys.modules[_module.rpartition(".")[0]],
-            _module.rpartition(".")[2],
-            sys.modules[_module],
-        )
+MODULES = {
+    name: ModuleType(name) for name in ("shop", "shop.models", "shop.models.deep", "shop.models2")
+}
+for _name, _module in MODULES.items():
+    _package, _, _last = _name.rpartition(".")
+    if _package:
+        setattr(MODULES[_package], _last, _module)
+
 
 ORDER = _make("shop.models", "Order", Thing)
 CLASSES = [
@@ -64,6 +65,15 @@ CLASSES = [
     _make("shop.models.deep", "Order", dict),
     _make("shop.models2", "Order", Thing),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _shop() -> Iterator[None]:
+    """Have the modules of the classes be found, whatever another test has called so."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in MODULES.items():
+            patch.setitem(sys.modules, name, module)
+        yield
 
 
 class Reference:

@@ -19,7 +19,7 @@ __all__ = ["backup"]
 _JSON_FORM = 1
 
 
-@click.command(short_help="Back up a database that is in use: all of it, then what has come since.")
+@click.command(short_help="Back up a database in use: all of it, then what is new.")
 @database_argument(required=True)
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--full", is_flag=True, help="Begin a new chain with all of it.")

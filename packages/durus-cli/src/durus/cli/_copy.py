@@ -20,7 +20,7 @@ __all__ = ["copy"]
 _JSON_FORM = 1
 
 
-@click.command(short_help="Copy a database into a new file, of the same or another storage.")
+@click.command(short_help="Copy a database into a new file, of any storage.")
 @click.argument("source", metavar="FROM", type=DatabaseType())
 @click.argument("target", metavar="TO", type=DatabaseType())
 @click.option(

@@ -23,14 +23,6 @@ _OLD_SPELLINGS = {"-c": "shell", "-p": "pack", "-s": "serve"}
 
 _FIRST_GROUP = ("demo", "shell", "info", "pack", "serve", "status")
 
-_EXAMPLES = """\
-durus demo                         a database made and changed, step by step
-durus shell app.durus --create     a Python console on a new database
-durus info app.durus --json        what the file holds, for a program
-durus pack app.durus               drop what the root does not reach
-durus serve app.durus              let many programs use it at once
-"""
-
 _COMPLETION_VARIABLE = "_DURUS_COMPLETE"
 
 
@@ -87,9 +79,6 @@ class _Commands(click.Group):
         self.format_help_text(ctx, formatter)
         _format_commands(formatter)
         self.format_options(ctx, formatter)
-        with formatter.section(_heading("Examples")):
-            for line in _EXAMPLES.splitlines():
-                formatter.write_text(line)
         self.format_epilog(ctx, formatter)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -101,8 +90,8 @@ class _Commands(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     subcommand_metavar="COMMAND ...",
-    epilog="Durus 4.3's spellings work too: 'durus -c --file FILE' is 'durus shell FILE', 'durus -p"
-    " --file FILE' is 'durus pack FILE', and 'durus -s --file FILE' is 'durus serve FILE'.",
+    epilog="Durus 4.3's spellings work too: 'durus -c' is 'durus shell', 'durus -p' is 'durus"
+    " pack', 'durus -s' is 'durus serve', each with its --file FILE.",
 )
 @click.option("-v", "--verbose", count=True, help="Log to stderr; twice for every detail.")
 @click.option("--debug", is_flag=True, help="On an error print the traceback (or set DURUS_DEBUG).")

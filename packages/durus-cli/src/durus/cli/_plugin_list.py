@@ -27,7 +27,7 @@ __all__ = ["plugins"]
 _JSON_FORM = 1
 
 
-@click.command(short_help="List installed storages and commands, and what is wrong with them.")
+@click.command(short_help="List installed storages and commands, and what is broken.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program.")
 def plugins(as_json: bool) -> None:
     """List the storages and commands that installed distributions provide.

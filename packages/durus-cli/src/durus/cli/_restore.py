@@ -23,7 +23,7 @@ __all__ = ["restore"]
 _JSON_FORM = 1
 
 
-@click.command(short_help="Make a database of what was backed up, as it was last or earlier.")
+@click.command(short_help="Make a database of a backup, as it was last or earlier.")
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.argument("target", type=click.Path(), required=False)
 @at_option
