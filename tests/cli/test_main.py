@@ -13,10 +13,27 @@ from typing import Any
 
 import pytest
 
-BUILT_IN = (
-    "backup check completion convert-py2 copy demo export history import info pack plugins refs"
-    " rename restore serve shell show status"
-).split()
+BUILT_IN = [
+    "backup",
+    "check",
+    "completion",
+    "convert-py2",
+    "copy",
+    "demo",
+    "export",
+    "history",
+    "import",
+    "info",
+    "pack",
+    "plugins",
+    "refs",
+    "rename",
+    "restore",
+    "serve",
+    "shell",
+    "show",
+    "status",
+]
 
 HELLO = """
 import click
