@@ -225,6 +225,7 @@ def test_compressed_states() -> None:
 
 def test_a_database_of_python_2(tmp_path: Path) -> None:
     """Its oids are text; every object of it has a path, and the path leads to it."""
+    pytest.importorskip("durus.file_storage2", reason="durus-filestorage is not installed here")
     path = tmp_path / "python2.durus"
     shutil.copy(GOLDEN / "dfs20-python2.durus", path)
     with open_storage(str(path), readonly=True) as storage:
