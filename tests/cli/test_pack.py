@@ -16,7 +16,7 @@ Look = Callable[[Path], dict[str, Any]]
 
 # Packs like FileStorage, and in the middle of it waits for a signal.
 WAITING = """
-import signal
+import time
 from durus.file_storage import FileStorage
 
 class Waiting(FileStorage):
@@ -26,8 +26,8 @@ class Waiting(FileStorage):
             yield step
             if isinstance(step, int):
                 break
-        signal.pause()
-        yield from packer
+        while True:  # not pause(): a signal that comes right before it would be waited for again
+            time.sleep(0.05)
 """
 
 LINE = re.compile(
