@@ -89,7 +89,7 @@ class Reference:
         return 2
 
 
-def _persistent_id(obj: object) -> Any:
+def _persistent_id(_: object, obj: object) -> Any:
     return obj.pair if isinstance(obj, Reference) else None
 
 
@@ -167,8 +167,9 @@ STATES_WITH_REFERENCES = st.recursive(LEAVES | REFERENCES, _containers, max_leav
 def _pickled(pickler_class: Any, protocol: int, *values: Any) -> list[bytes]:
     """Pickle values one after the other, with one memo."""
     file = BytesIO()
-    pickler = pickler_class(file, protocol)
-    pickler.persistent_id = _persistent_id
+    # Of an object that was made already, 3.13 does not take the function.
+    with_references = type("Pickler", (pickler_class,), {"persistent_id": _persistent_id})
+    pickler = with_references(file, protocol)
     ends = [0]
     for value in values:
         try:
