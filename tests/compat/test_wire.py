@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import compat_corpus
 import pytest
-from compat_compare import assert_same_view
 from compat_sides import Side, SideProcess
 
 from durus.client_storage import ClientStorage
@@ -20,7 +18,6 @@ from durus.storage_server import SocketAddress
 
 SideByName = Callable[[str], Side]
 
-CASES = list(compat_corpus.CASES)
 PAIRS = [("4.3", "ours"), ("ours", "4.3"), ("ours", "ours"), ("4.3", "4.3")]
 pair = pytest.mark.parametrize(
     ("server", "client"),
@@ -48,12 +45,6 @@ class Served:
         client.call("compat_wire:hold", name=name, format="server", path=self.socket)
         return client
 
-    def stop(self) -> None:
-        """Have the server end by itself."""
-        with ClientStorage(address=self.socket) as client:
-            client.stop_server()
-        self.process.close()
-
 
 def wait_for(process: SideProcess, address: str | tuple[str, int]) -> None:
     """Wait until a server listens."""
@@ -75,35 +66,6 @@ def serving(side: Side, folder: Path) -> Iterator[Served]:
     finally:
         served.process.kill()
         served.process.close()
-
-
-@pytest.mark.parametrize(
-    ("server", "client", "case"),
-    [
-        (server, client, case)
-        for server, client in PAIRS
-        for case in CASES
-        # 4.3 alone is here to show that the test asks for what it does.
-        if case == "everything" or "ours" in {server, client}
-    ],
-)
-def test_what_goes_through_a_server_is_in_its_file(
-    side: SideByName, server: str, client: str, case: str, tmp_path: Path
-) -> None:
-    """What a client commits and packs is read back alike, by it, by another, and from the file."""
-    actions = [["build"], ["change", 1], ["abort"], ["pack"], ["change", 2]]
-    with serving(side(server), tmp_path) as served:
-        with served.open_client(side(client)) as process:
-            seen = process.call("compat_wire:held_run", name="it", case=case, actions=actions)
-        again = side(client).call(
-            "compat_wire:run", format="server", path=served.socket, case=case, actions=[]
-        )
-        assert_same_view(again, seen)
-        served.stop()
-        # A file knows its garbage too, of which a client sees nothing.
-        from_file = side(server).call("compat_files:read", format="SHELF-1", path=served.path)
-        for part in ("objects", "canonical", "crawled"):
-            assert from_file[part] == seen[part]
 
 
 @servers

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import compat_files
-from compat_files import held_run, held_view, hold, release, run
+from compat_files import hold
 
 from durus.client_storage import ClientStorage
 from durus.connection import Connection
@@ -18,7 +18,7 @@ from durus.persistent_dict import PersistentDict
 from durus.storage_server import StorageServer
 from durus.utils import int8_to_str, str_to_int8
 
-__all__ = ["held_run", "held_view", "hold", "release", "run"]
+__all__ = ["hold"]
 
 compat_files.STORAGE_CLASSES["server"] = lambda path: ClientStorage(address=path)
 
