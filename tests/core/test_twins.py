@@ -76,6 +76,7 @@ class Kit:
 
         self.Thing = Thing
         self.Connection = Connection
+        self.shelf = Shelf(twin)
 
     def ghost(self, connection: Any, number: int) -> Any:
         return connection.cache.get_instance(oid_of(number), self.Thing, connection)
@@ -940,6 +941,131 @@ def test_an_interrupt_goes_on() -> None:
         TWINS["c"].read_plain_state(data, interrupt, len)
 
 
+# -- objects from records
+
+
+class Shelf:
+    """A PlainReader of a twin with one Connection, and a class whose objects it reads."""
+
+    def __init__(self, twin: ModuleType) -> None:
+        class Item(twin.PersistentBase):  # type: ignore[name-defined, misc]
+            __slots__ = ("__dict__", "slot")
+
+            def __setstate__(self, state: Any) -> None:
+                twin.set_state(self, state)
+
+        self.Item = Item
+        self.connection = twin.ConnectionBase(twin.Cache(10))
+        self.cache = self.connection.cache
+        self.reader = twin.PlainReader(
+            self.connection,
+            self.find_class,
+            twin.ReferenceReader(self.connection),
+            {Item.__setstate__},
+        )
+        self.reader.classes[b"\x80\x04cm\nItem\n."] = Item
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "stopped":
+            raise KeyboardInterrupt
+        return {"Item": self.Item}[name]
+
+    def ghost(self, number: int, klass: Any = None) -> Any:
+        return self.cache.get_instance(oid_of(number), klass or self.Item, self.connection)
+
+
+def item_record(number: int, state: object, klass: bytes = b"m\nItem") -> bytes:
+    oid = oid_of(number)
+    pickled = pickle.dumps(state, 4)
+    pickled = pickled[:2] + pickled[11:] if pickled[2] == 0x95 else pickled
+    return pack_record(oid, seal(oid, b"\x80\x04c" + klass + b"\n." + pickled, b""), b"")
+
+
+def test_usual_records_become_objects_at_once() -> None:
+    """A record becomes a saved object, or loads a ghost: in use, and not yet in a transaction."""
+    if "c" not in TWINS:
+        pytest.skip("durus._speedups is not built here")
+    shelf = Shelf(TWINS["c"])
+    first = shelf.reader.get(oid_of(1), item_record(1, {"x": 5, "slot": [6], 7: 8}))
+    assert type(first) is shelf.Item
+    assert first is shelf.cache.get(oid_of(1))
+    second = shelf.ghost(2)
+    assert shelf.reader.load(second, item_record(2, None)) is True
+    for obj in (first, second):
+        assert obj._p_connection is shelf.connection
+        assert (obj._p_status, obj._p_serial) == (SAVED, 0)
+    assert (first.__dict__, first.slot) == ({"x": 5, 7: 8}, [6])
+    assert second.__dict__ == {}
+    assert shelf.cache.count_recent() == shelf.reader.load_count == 2
+    assert not shelf.connection.changed
+
+
+def test_unusual_records_are_left_alone(kit: Kit) -> None:
+    """Where anything is unusual the object stays a ghost, and nothing is counted or made."""
+    shelf = Shelf(kit.twin)
+    good = item_record(1, {"x": 5})
+
+    class Other(shelf.Item):  # type: ignore[name-defined, misc]
+        def __setstate__(self, state: Any) -> None:
+            raise AssertionError
+
+    class Slotted(kit.twin.PersistentBase):  # type: ignore[name-defined, misc]
+        __slots__ = ()
+        __setstate__ = shelf.Item.__setstate__
+
+    others = {b"m\nOther": Other, b"m\nSlotted": Slotted, b"m\ndict": dict}
+    for name, klass in others.items():
+        shelf.reader.classes[b"\x80\x04c" + name + b"\n."] = klass
+    damaged = [
+        good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :] for place in range(len(good))
+    ]
+    cut = [good[:length] for length in range(len(good))]
+    records = [
+        *damaged,
+        *cut,
+        bytearray(good),
+        pack_record(oid_of(1), b"\x80\x02cm\nItem\nq\x00.\x80\x04}.", b""),
+        pack_record(oid_of(1), seal(oid_of(1), b"\x80\x04cm\nItem", b""), b""),
+        item_record(1, {"_count": 5}),
+        item_record(1, {"x": {1, 2}}),
+        item_record(1, [5]),
+    ]
+    for record in records:
+        obj = shelf.ghost(1)
+        assert shelf.reader.load(obj, record) is False
+        assert obj._p_status == GHOST
+        del obj
+        assert shelf.reader.get(oid_of(1), record) is None
+    for name, klass in others.items():
+        assert shelf.reader.get(oid_of(1), item_record(1, {"x": 5}, name)) is None
+        if klass is not dict:
+            obj = shelf.ghost(1, klass)
+            assert shelf.reader.load(obj, item_record(1, {"x": 5}, name)) is False
+            assert obj._p_status == GHOST
+            del obj
+    assert shelf.reader.get(oid_of(1), item_record(1, {}, b"m\nnew")) is None
+    assert shelf.reader.get(b"short", good) is None
+    assert shelf.reader.load(shelf.Item(), good) is False
+    assert len(shelf.cache) == shelf.cache.count_recent() == shelf.reader.load_count == 0
+
+
+def test_an_interrupt_leaves_a_ghost() -> None:
+    """A KeyboardInterrupt while an object is made at once goes on, and nothing was done."""
+    if "c" not in TWINS:
+        pytest.skip("durus._speedups is not built here")
+    shelf = Shelf(TWINS["c"])
+    state = b"\x80\x04}\x8c\x01x\x8c\x01m\x8c\x07stopped\x93s."
+    record = pack_record(oid_of(1), seal(oid_of(1), b"\x80\x04cm\nItem\n." + state, b""), b"")
+    obj = shelf.ghost(1)
+    with pytest.raises(KeyboardInterrupt):
+        shelf.reader.load(obj, record)
+    assert obj._p_status == GHOST
+    del obj
+    with pytest.raises(KeyboardInterrupt):
+        shelf.reader.get(oid_of(1), record)
+    assert len(shelf.cache) == 0
+
+
 # -- memory
 
 
@@ -983,6 +1109,11 @@ def work(kit: Kit) -> None:
     record = pack_record(oid_of(1), seal(oid_of(1), b"\x80\x04c", b""), b"")
     assert kit.twin.split_proven(oid_of(1), record)
     assert kit.twin.split_proven(oid_of(2), record) is None
+    shelf = kit.shelf
+    for state in ({"x": [1]}, {"_count": 1}, {"x": {1}}, 5, None):
+        shelf.reader.get(oid_of(1), item_record(1, state))
+        shelf.reader.load(shelf.ghost(2), item_record(2, state))
+        shelf.reader.load(shelf.ghost(3), item_record(2, state))
     with pytest.raises(InvalidOidError):
         objects[0]._p_oid = b"x"
 

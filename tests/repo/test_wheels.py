@@ -132,7 +132,13 @@ def test_an_sdist_holds_what_a_build_needs(built: Path) -> None:
         assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"} <= names
         assert not any(name.endswith((".so", ".pyd", ".pyc")) for name in names)
         if sdist.name.startswith("durus_core"):
-            sources = {"_speedups.c", "_btree_speedups.c", "_plain_states.c", "_plain_states.h"}
+            sources = {
+                "_speedups.c",
+                "_btree_speedups.c",
+                "_plain_reader.c",
+                "_plain_states.c",
+                "_plain_states.h",
+            }
             assert {"hatch_build.py", *(f"src/durus/{name}" for name in sources)} <= names
 
 

@@ -366,22 +366,17 @@ find_pickle(const unsigned char *data, const unsigned char *end)
     return newline + 4;
 }
 
-static PyObject *
-read_plain_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
+PyObject *
+read_plain(const unsigned char *data, Py_ssize_t length, PyObject *find_class,
+           PyObject *find_object)
 {
-    if (count != 3 || !PyBytes_Check(args[0])) {
-        PyErr_SetString(PyExc_TypeError,
-                        "read_plain_state takes data, which is bytes, find_class and find_object");
-        return NULL;
-    }
-    const unsigned char *data = (const unsigned char *)PyBytes_AS_STRING(args[0]);
-    Py_ssize_t length = PyBytes_GET_SIZE(args[0]) - 4; /* without the proof */
-    const unsigned char *start = length > 0 ? find_pickle(data, data + length) : NULL;
+    const unsigned char *end = data + length - 4; /* without the proof */
+    const unsigned char *start = length > 4 ? find_pickle(data, end) : NULL;
     if (start == NULL) {
         Py_RETURN_NOTIMPLEMENTED;
     }
-    Reading reading = {.text = start, .end = data + length, .depth = 0,
-                       .find_class = args[1], .find_object = args[2]};
+    Reading reading = {.text = start, .end = end, .depth = 0,
+                       .find_class = find_class, .find_object = find_object};
     objects_init(&reading.stack);
     objects_init(&reading.memo);
     Outcome outcome = read_all(&reading);
@@ -402,6 +397,18 @@ read_plain_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
     objects_clear(&reading.memo);
     PyErr_Restore(type, value, traceback);
     return NULL;
+}
+
+static PyObject *
+read_plain_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 3 || !PyBytes_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError,
+                        "read_plain_state takes data, which is bytes, find_class and find_object");
+        return NULL;
+    }
+    return read_plain((const unsigned char *)PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0]),
+                      args[1], args[2]);
 }
 
 static PyMethodDef functions[] = {

@@ -23,6 +23,7 @@ __all__ = [
     "ConnectionBase",
     "DictBase",
     "PersistentBase",
+    "PlainReader",
     "RecordFile",
     "ReferenceReader",
     "ReferenceWriter",
@@ -516,6 +517,35 @@ def read_plain_state(
 ) -> Any:
     """Give NotImplemented: leave every state to an Unpickler. The twin spares most of them that."""
     return NotImplemented
+
+
+class PlainReader:
+    """Makes objects of a Connection from records that prove themselves and hold what is usual.
+
+    This one finds none usual, and leaves them to the Connection.
+
+    Attributes:
+        classes: the pickle of a class, as records that promise a proof begin with, to that class.
+        load_count: how many objects were loaded.
+    """
+
+    def __init__(
+        self,
+        _connection: ConnectionBase,
+        _find_class: Callable[[str, str], Any],
+        _find_object: Callable[[Any], PersistentBase],
+        _setstates: set[Callable[[Any, Any], None]],
+    ) -> None:
+        self.classes: dict[bytes, type[PersistentBase]] = {}
+        self.load_count = 0
+
+    def load(self, _obj: PersistentBase, _record: bytes) -> bool:
+        """Load a ghost; False if nothing was done."""
+        return False
+
+    def get(self, _oid: bytes, _record: bytes) -> Any:
+        """Give the object that a record is of, loaded; None if nothing was done."""
+        return None
 
 
 class RecordFile:

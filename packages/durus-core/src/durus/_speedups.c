@@ -7,7 +7,9 @@
    ReferenceWriter, ReferenceReader, RecordFile   what a pickler and an unpickler call
    set_state, clear_state, proof_of, split_proven
    get_state, make_record   what a commit takes from an object and makes of its pickle
-   and what _btree_speedups.c has, the twin of _btree_pure.py; most states are read by _plain_states.c
+   PlainReader      an object from its record, in _plain_reader.c; most states are read by
+                    _plain_states.c
+   and what _btree_speedups.c has, the twin of _btree_pure.py
 
    An object's place in the Cache is in the object itself: the table holds a borrowed pointer that the
    object removes when it dies, and the ring of used objects is linked through the objects. So a ghost
@@ -60,7 +62,8 @@ static PyTypeObject PersistentType, CacheType, ConnectionType;
 /* Looked up once, when the module is made. */
 static PyObject *own_setattr, *own_delattr, *own_note_change;
 static PyObject *str_setattr, *str_delattr, *str_note_change, *str_load_state, *str_set_ghost;
-static PyObject *str_data, *str_missing, *str_refuse, *empty_tuple, *slow_types;
+static PyObject *str_data, *str_missing, *str_refuse, *str_setstate, *str_count;
+static PyObject *empty_tuple, *slow_types;
 static PyObject *shaped_types; /* a set, which keeps them alive */
 static PyTypeObject *last_shaped;
 static PyObject *InvalidOidError, *ForeignObjectError, *UnpicklingError;
@@ -70,13 +73,19 @@ static setattrofunc python_setattro = NULL;
 
 /* -- oids ----------------------------------------------------------------------------------------- */
 
+static void
+write_oid(unsigned char text[8], uint64_t oid)
+{
+    for (int i = 7; i >= 0; i--, oid >>= 8) {
+        text[i] = (unsigned char)oid;
+    }
+}
+
 static PyObject *
 oid_to_bytes(uint64_t oid)
 {
     unsigned char text[8];
-    for (int i = 7; i >= 0; i--, oid >>= 8) {
-        text[i] = (unsigned char)oid;
-    }
+    write_oid(text, oid);
     return PyBytes_FromStringAndSize((char *)text, 8);
 }
 
@@ -1701,6 +1710,33 @@ shape(PyTypeObject *type, PyObject *state)
     return sample == NULL ? -1 : 0;
 }
 
+/* Set the attributes in `state`, a dict. */
+static int
+set_attributes(PyObject *obj, PyObject *state)
+{
+    int is_known = is_shaped(Py_TYPE(obj));
+    if (is_known < 0 || (!is_known && shape(Py_TYPE(obj), state) < 0)) {
+        return -1;
+    }
+    PyObject *name, *value;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(state, &position, &name, &value)) {
+        Py_INCREF(name);
+        Py_INCREF(value);
+        if (PyUnicode_CheckExact(name)) {
+            /* The names that the class knows are; others would be looked for in all its bases. */
+            PyUnicode_InternInPlace(&name);
+        }
+        int result = set_stored_attribute(obj, name, value);
+        Py_DECREF(name);
+        Py_DECREF(value);
+        if (result < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static PyObject *
 set_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -1716,25 +1752,8 @@ set_state(PyObject *module, PyObject *const *args, Py_ssize_t count)
                      Py_TYPE(args[0])->tp_name, args[1]);
         return NULL;
     }
-    int is_known = is_shaped(Py_TYPE(args[0]));
-    if (is_known < 0 || (!is_known && shape(Py_TYPE(args[0]), args[1]) < 0)) {
+    if (set_attributes(args[0], args[1]) < 0) {
         return NULL;
-    }
-    PyObject *name, *value;
-    Py_ssize_t position = 0;
-    while (PyDict_Next(args[1], &position, &name, &value)) {
-        Py_INCREF(name);
-        Py_INCREF(value);
-        if (PyUnicode_CheckExact(name)) {
-            /* The names that the class knows are; others would be looked for in all its bases. */
-            PyUnicode_InternInPlace(&name);
-        }
-        int result = set_stored_attribute(args[0], name, value);
-        Py_DECREF(name);
-        Py_DECREF(value);
-        if (result < 0) {
-            return NULL;
-        }
     }
     Py_RETURN_NONE;
 }
@@ -1996,6 +2015,32 @@ read_u32(const unsigned char *text)
     return (uint32_t)text[0] << 24 | (uint32_t)text[1] << 16 | (uint32_t)text[2] << 8 | text[3];
 }
 
+/* Give the data of a record, if it is that of `oid`, promises a proof and has it right, and how long
+   data and refs are; NULL for every other record. */
+static const unsigned char *
+find_proven(const unsigned char oid[8], PyObject *bytes, Py_ssize_t *data_length,
+            Py_ssize_t *refs_length)
+{
+    const unsigned char *record = (const unsigned char *)PyBytes_AS_STRING(bytes);
+    Py_ssize_t length = PyBytes_GET_SIZE(bytes);
+    /* 12 bytes of oid and length, 3 that promise a proof, 4 of proof. */
+    if (length < 19 || memcmp(record, oid, 8) != 0) {
+        return NULL;
+    }
+    uint64_t claimed = read_u32(record + 8), left = (uint64_t)length - 12;
+    if (claimed < 7 || claimed > left || (left - claimed) % 8
+        || memcmp(record + 12, "\x80\x04" "c", 3) != 0) {
+        return NULL;
+    }
+    *data_length = (Py_ssize_t)claimed;
+    *refs_length = (Py_ssize_t)(left - claimed);
+    const unsigned char *data = record + 12, *refs = data + *data_length;
+    uint32_t crc = crc32(0, record, 8);
+    crc = crc32(crc, data, *data_length - 4);
+    crc = crc32(crc, refs, *refs_length);
+    return crc == read_u32(refs - 4) ? data : NULL;
+}
+
 static PyObject *
 split_proven(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -2003,33 +2048,20 @@ split_proven(PyObject *module, PyObject *const *args, Py_ssize_t count)
         PyErr_SetString(PyExc_TypeError, "split_proven takes oid and record");
         return NULL;
     }
-    if (!PyBytes_Check(args[0]) || !PyBytes_Check(args[1])) {
+    if (!is_oid(args[0]) || !PyBytes_Check(args[1])) {
         Py_RETURN_NONE;
     }
-    const unsigned char *record = (const unsigned char *)PyBytes_AS_STRING(args[1]);
-    Py_ssize_t length = PyBytes_GET_SIZE(args[1]);
-    /* 12 bytes of oid and length, 3 that promise a proof, 4 of proof. */
-    if (length < 19 || PyBytes_GET_SIZE(args[0]) != 8
-        || memcmp(record, PyBytes_AS_STRING(args[0]), 8) != 0) {
+    Py_ssize_t data_length, refs_length;
+    const unsigned char *data = find_proven((const unsigned char *)PyBytes_AS_STRING(args[0]), args[1],
+                                            &data_length, &refs_length);
+    if (data == NULL) {
         Py_RETURN_NONE;
     }
-    uint64_t data_length = read_u32(record + 8), left = (uint64_t)length - 12;
-    if (data_length < 7 || data_length > left || (left - data_length) % 8
-        || memcmp(record + 12, "\x80\x04" "c", 3) != 0) {
-        Py_RETURN_NONE;
-    }
-    const unsigned char *data = record + 12, *refs = data + data_length;
-    Py_ssize_t refs_length = (Py_ssize_t)(left - data_length);
-    uint32_t crc = crc32(0, record, 8);
-    crc = crc32(crc, data, (Py_ssize_t)data_length - 4);
-    crc = crc32(crc, refs, refs_length);
-    if (crc != read_u32(refs - 4)) {
-        Py_RETURN_NONE;
-    }
-    return Py_BuildValue("(y#y#)", data, (Py_ssize_t)data_length, refs, refs_length);
+    return Py_BuildValue("(y#y#)", data, data_length, data + data_length, refs_length);
 }
 
-#include "_btree_speedups.c" /* it calls much of the above: one unit, which exports nothing */
+#include "_plain_reader.c"
+#include "_btree_speedups.c" /* they call much of the above: one unit, which exports nothing */
 
 /* -- the module ------------------------------------------------------------------------------------ */
 
@@ -2085,6 +2117,7 @@ add_types(PyObject *module)
         {"ReferenceWriter", &ReferenceWriterType},
         {"ReferenceReader", &ReferenceReaderType},
         {"RecordFile", &RecordFileType},
+        {"PlainReader", &PlainReaderType},
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(types); i++) {
         if (PyType_Ready(types[i].type) < 0
@@ -2118,6 +2151,8 @@ make_constants(void)
     str_data = PyUnicode_InternFromString("data");
     str_missing = PyUnicode_InternFromString("__missing__");
     str_refuse = PyUnicode_InternFromString("refuse");
+    str_setstate = PyUnicode_InternFromString("__setstate__");
+    str_count = PyUnicode_InternFromString("_count");
     make_crc_table();
     return PyErr_Occurred() ? -1 : 0;
 }

@@ -13,7 +13,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-from durus.persistent import PersistentObject
+from durus.persistent import PersistentObject, set_state
 
 __all__ = ["BrokenInstance", "BrokenObject", "broken_class"]
 
@@ -36,6 +36,10 @@ class BrokenObject(PersistentObject):
     stored_class: str
     stored_data: bytes
     stored_refs: bytes
+
+    # Its own, since what a record holds is not the state of a stand-in.
+    def __setstate__(self, state: dict[str, object]) -> None:
+        set_state(self, state)
 
     def __repr__(self) -> str:
         return f"<broken {self.stored_class} {self._p_format_oid()}>"

@@ -25,7 +25,7 @@ from durus._btree_nodes import (
     put_if_room,
 )
 from durus._containers import ListlikeItems, ListlikeKeys, ListlikeValues
-from durus.persistent import PersistentObject, set_state
+from durus.persistent import PersistentObject, plain_setstates, set_state
 
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
@@ -169,6 +169,9 @@ class BNode(PersistentObject):
             raise ValueError(f"{self!r} has no room for an item of its child")
         note_direct_change()
         _btree_nodes.split_child(self, position)
+
+
+plain_setstates.add(BNode.__setstate__)
 
 
 class BNode4(BNode):

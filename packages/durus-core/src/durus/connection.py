@@ -47,7 +47,6 @@ from durus.persistent import (
     set_oid,
     set_serial,
     set_status,
-    split_proven,
 )
 from durus.persistent_dict import PersistentDict
 from durus.serialize import (
@@ -199,12 +198,10 @@ class Connection(WritableConnection):
         if found is not None:
             return found
         try:
-            data, refs = self._load(oid)
+            record = self._load(oid)
         except DurusKeyError:
             return None
-        obj = self.cache.get_instance(oid, self._get_class(oid, data), self)
-        self._set_state(obj, data, refs)
-        return obj
+        return self._make_object(oid, record)
 
     def __getitem__(self, oid: int | bytes) -> Any:
         """Give the object under `oid`, in memory or a ghost of the stored one, or None."""
@@ -218,11 +215,10 @@ class Connection(WritableConnection):
             self.claim()
             self._refuse_after_conflict()
             obj = self.cache.get(oid)
-            if obj is None or obj._p_status == GHOST:
-                data, refs = open_record(oid, record, self._where)
-                if obj is None:
-                    obj = self.cache.get_instance(oid, self._get_class(oid, data), self)
-                self._set_state(obj, data, refs)
+            if obj is None:
+                obj = self._make_object(oid, record)
+            elif obj._p_status == GHOST:
+                self._load_object(obj, record)
             yield obj
 
     def get_stored_pickle(self, oid: bytes) -> bytes:
@@ -232,7 +228,8 @@ class Connection(WritableConnection):
             DurusKeyError: no record is stored under `oid`.
         """
         self.claim()
-        return self._load(_as_oid(oid))[0]
+        oid = _as_oid(oid)
+        return open_record(oid, self._load(oid), self._where)[0]
 
     def load_state(self, obj: PersistentObject) -> None:
         """Load the attributes of a ghost of this connection.
@@ -244,22 +241,33 @@ class Connection(WritableConnection):
             UnknownClassError: its state names a class that cannot be imported, or is not trusted.
         """
         self.claim()
-        oid = obj._p_oid
-        self._set_state(obj, *self._load(oid))
+        self._load_object(obj, self._load(obj._p_oid))
 
-    def _load(self, oid: bytes) -> tuple[bytes, bytes]:
-        """Load a record and give its data and refs."""
+    def _load(self, oid: bytes) -> bytes:
+        """Give what the storage has under `oid`; whether it is a good record is not checked."""
         if self._conflict is not None:
             self._refuse_after_conflict()
         try:
-            record = self._storage.load(oid)
+            return self._storage.load(oid)
         except ReadConflictError as conflict:
             # What was read so far is also the newest state if none of it has changed since: then
             # the transaction moves on to that.
             self._note_stale(self._sync())
             self._refuse_after_conflict(conflict)
-            record = self._storage.load(oid)
-        return split_proven(oid, record) or open_record(oid, record, self._where)
+            return self._storage.load(oid)
+
+    def _make_object(self, oid: bytes, record: bytes) -> Any:
+        """Give the object that `record` is of, which is not in memory, loaded."""
+        obj = self._reader.plain.get(oid, record)
+        if obj is None:
+            data, refs = open_record(oid, record, self._where)
+            obj = self.cache.get_instance(oid, self._get_class(oid, data), self)
+            self._set_state(obj, data, refs)
+        return obj
+
+    def _load_object(self, obj: PersistentBase, record: bytes) -> None:
+        if not self._reader.plain.load(obj, record):
+            self._set_state(obj, *open_record(obj._p_oid, record, self._where))
 
     def _refuse_after_conflict(self, cause: ReadConflictError | None = None) -> None:
         """Once something that this transaction used is stale, whatever it reads may not fit it."""

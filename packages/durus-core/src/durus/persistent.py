@@ -55,6 +55,7 @@ Cache = _hot.Cache
 ConnectionBase = _hot.ConnectionBase
 DictBase = _hot.DictBase
 PersistentBase = _hot.PersistentBase
+PlainReader = _hot.PlainReader
 RecordFile = _hot.RecordFile
 ReferenceReader = _hot.ReferenceReader
 ReferenceWriter = _hot.ReferenceWriter
@@ -166,6 +167,10 @@ class PersistentObject(PersistentBase):
         """Yield the names of the slots that hold state."""
         for descriptor in data_slots(type(self)):
             yield descriptor.__name__
+
+
+# Every `__setstate__` that does with a dict what `set_state` does, unless that has a `_count`.
+plain_setstates: set[Callable[[Any, Any], None]] = {PersistentObject.__setstate__}
 
 
 def _note_before(set_attribute: Callable[[Any, str, Any], None]) -> Any:

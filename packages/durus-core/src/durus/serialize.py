@@ -52,12 +52,14 @@ from durus.persistent import (
     ConnectionBase,
     PersistentBase,
     PersistentObject,
+    PlainReader,
     RecordFile,
     ReferenceReader,
     ReferenceWriter,
     data_slots,
     get_state,
     make_record,
+    plain_setstates,
     proof_of,
     read_plain_state,
     set_status,
@@ -530,7 +532,11 @@ def _can_pickle_with(maker: Callable[..., Any], value: object) -> bool:
 
 
 class ObjectReader:
-    """Makes objects and states from records, for one Connection."""
+    """Makes objects and states from records, for one Connection.
+
+    Attributes:
+        plain: what to ask first; most records need no more.
+    """
 
     def __init__(self, connection: ConnectionBase, find_class: ClassFinder | None = None) -> None:
         """Make a reader.
@@ -543,11 +549,12 @@ class ObjectReader:
         self._find_object: Callable[[Any], PersistentBase] = ReferenceReader(connection)
         if self._find_class.broken_objects:
             self._find_object = partial(_find_broken_object, self._find_object)
+        self.plain = PlainReader(connection, self._find_class, self._find_object, plain_setstates)
         self._load_count = 0
 
     def get_load_count(self) -> int:
         """Count the states that were read."""
-        return self._load_count
+        return self._load_count + self.plain.load_count
 
     def get_class(self, data: bytes) -> type[PersistentBase]:
         """Give the class that a record's data begins with.
@@ -574,6 +581,8 @@ class ObjectReader:
             raise CorruptRecordError(
                 f"a record is of {klass!r:.80}, which is not a persistent class"
             )
+        if start:
+            self.plain.classes[data[:start]] = klass
         return klass
 
     def get_ghost(self, data: bytes) -> PersistentBase:
