@@ -21,7 +21,7 @@ from setuptools.errors import BaseError, CCompilerError
 MODULE = "durus._speedups"
 FOLDER = Path("src", "durus")
 SOURCES = ("_speedups.c", "_plain_states.c")
-INCLUDED = ("_btree_speedups.c", "_plain_reader.c", "_plain_states.h")
+INCLUDED = ("_btree_speedups.c", "_plain_reader.c", "_plain_writer.c", "_plain_states.h")
 
 
 class SpeedupsBuildHook(BuildHookInterface[BuilderConfig]):

@@ -941,6 +941,61 @@ def test_an_interrupt_goes_on() -> None:
         TWINS["c"].read_plain_state(data, interrupt, len)
 
 
+# -- records of plain objects
+
+NAME = st.text(min_size=1, max_size=3)
+SHARED = [b"", b"bytes", "", "x", "text", "a longer text " * 30, "\ud800", 2**40]
+SCALAR = (
+    st.sampled_from(SHARED)
+    | st.none()
+    | st.booleans()
+    | st.floats()
+    | st.text(max_size=300)
+    | st.binary(max_size=300)
+    | st.integers()
+    | st.sampled_from(
+        [sign * 2**bits + off for bits in range(66) for sign in (1, -1) for off in (-1, 0)]
+    )
+)
+
+
+@given(st.dictionaries(NAME, SCALAR, max_size=8))
+def test_plain_records(state: dict[str, object]) -> None:
+    """The record of a plain object is, byte for byte, the one that a pickler leads to, or none."""
+    for twin in TWINS.values():
+        kit = Kit(twin)
+        obj = kit.ghost(kit.Connection(), 7)
+        obj.slot = state
+        twin.set_state(obj, state)
+        found = twin.make_plain_record(obj, b"klass", ())
+        pickled = pickle.dumps(obj.__dict__, 4)
+        assert found in (None, twin.make_record(oid_of(7), b"klass", pickled, b""))
+
+
+def test_usual_objects_need_no_pickler() -> None:
+    """Numbers and short texts, in slots as well, are written at once; nothing else is."""
+    if "c" not in TWINS:
+        pytest.skip("durus._speedups is not built here")
+    kit = Kit(TWINS["c"])
+    slots = (kit.Thing.__dict__["slot"],)
+    obj = kit.ghost(kit.Connection(), 7)
+    twin = kit.twin
+    twin.set_state(obj, {"x": 1, "text": "x", "float": 1.5, "none": None, "slot": "text"})
+    obj._p_status = SAVED
+    pickled = pickle.dumps(twin.get_state(obj, slots), 4)
+    expected = twin.make_record(oid_of(7), b"klass", pickled, b"")
+    assert twin.make_plain_record(obj, b"klass", slots) == expected
+    assert obj._p_serial == obj._p_connection.transaction_serial
+    many = {f"name {number}": number for number in range(33)}
+    for other in ([], {}, (), obj, 2**64, "long" * 1000, int):
+        obj.slot = other
+        assert twin.make_plain_record(obj, b"klass", slots) is None
+    obj.slot = None
+    twin.set_state(obj, many)
+    assert twin.make_plain_record(obj, b"klass", slots) is None
+    assert twin.make_plain_record(kit.Thing(), b"klass", slots) is None
+
+
 # -- objects from records
 
 
@@ -1104,6 +1159,10 @@ def work(kit: Kit) -> None:
         kit.twin.read_plain_state(data, lambda *_: dt.date, len)
     kit.twin.make_record(oid_of(1), b"class", b"state", b"")
     kit.twin.get_state(objects[1], (kit.Thing.__dict__["slot"],))
+    for value in ("a text", "\ud800", [], 2.5, 2**40):
+        objects[2].x = value
+        kit.twin.make_plain_record(objects[2], b"class", ())
+    objects[2]._p_status = SAVED
     fresh = kit.Thing()
     kit.twin.ReferenceWriter(connection, lambda: oid_of(60), [])(fresh)
     record = pack_record(oid_of(1), seal(oid_of(1), b"\x80\x04c", b""), b"")

@@ -136,6 +136,7 @@ def test_an_sdist_holds_what_a_build_needs(built: Path) -> None:
                 "_speedups.c",
                 "_btree_speedups.c",
                 "_plain_reader.c",
+                "_plain_writer.c",
                 "_plain_states.c",
                 "_plain_states.h",
             }

@@ -9,6 +9,7 @@
    get_state, make_record   what a commit takes from an object and makes of its pickle
    PlainReader      an object from its record, in _plain_reader.c; most states are read by
                     _plain_states.c
+   make_plain_record   the record of an object, in _plain_writer.c
    and what _btree_speedups.c has, the twin of _btree_pure.py
 
    An object's place in the Cache is in the object itself: the table holds a borrowed pointer that the
@@ -1972,18 +1973,12 @@ frame_start(const unsigned char *text, Py_ssize_t length)
     return framed == (uint64_t)length - 11 ? 11 : 0;
 }
 
+/* Make the record of `oid`. Of a state that is framed the first 2 bytes are kept, and what is framed. */
 static PyObject *
-make_record(PyObject *module, PyObject *const *args, Py_ssize_t count)
+build_record(const unsigned char oid[8], PyObject *klass, const unsigned char *state,
+             Py_ssize_t framed, Py_ssize_t state_length, const char *refs, Py_ssize_t refs_length)
 {
-    if (count != 4 || !is_oid(args[0]) || !PyBytes_Check(args[1]) || !PyBytes_Check(args[2])
-        || !PyBytes_Check(args[3])) {
-        PyErr_SetString(PyExc_TypeError, "make_record takes oid, class, state and refs, all bytes");
-        return NULL;
-    }
-    const unsigned char *state = (const unsigned char *)PyBytes_AS_STRING(args[2]);
-    Py_ssize_t class_length = PyBytes_GET_SIZE(args[1]), state_length = PyBytes_GET_SIZE(args[2]);
-    Py_ssize_t refs_length = PyBytes_GET_SIZE(args[3]);
-    Py_ssize_t framed = frame_start(state, state_length), kept = framed ? 2 : 0;
+    Py_ssize_t class_length = PyBytes_GET_SIZE(klass), kept = framed ? 2 : 0;
     uint64_t data_length = (uint64_t)class_length + kept + (state_length - framed) + 4;
     if (data_length > UINT32_MAX) {
         PyErr_Format(PyExc_OverflowError, "a record's data has at most 4294967295 bytes, got %llu",
@@ -1995,18 +1990,35 @@ make_record(PyObject *module, PyObject *const *args, Py_ssize_t count)
         return NULL;
     }
     unsigned char *text = (unsigned char *)PyBytes_AS_STRING(record), *end = text + 12;
-    memcpy(text, PyBytes_AS_STRING(args[0]), 8);
+    memcpy(text, oid, 8);
     write_u32(text + 8, (uint32_t)data_length);
-    memcpy(end, PyBytes_AS_STRING(args[1]), class_length);
+    memcpy(end, PyBytes_AS_STRING(klass), class_length);
     end += class_length;
     memcpy(end, state, kept);
     memcpy(end + kept, state + framed, state_length - framed);
     end += kept + (state_length - framed);
-    memcpy(end + 4, PyBytes_AS_STRING(args[3]), refs_length);
+    if (refs_length > 0) {
+        memcpy(end + 4, refs, refs_length);
+    }
     uint32_t crc = crc32(0, text, 8);
     crc = crc32(crc, text + 12, end - text - 12);
     write_u32(end, crc32(crc, end + 4, refs_length));
     return record;
+}
+
+static PyObject *
+make_record(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 4 || !is_oid(args[0]) || !PyBytes_Check(args[1]) || !PyBytes_Check(args[2])
+        || !PyBytes_Check(args[3])) {
+        PyErr_SetString(PyExc_TypeError, "make_record takes oid, class, state and refs, all bytes");
+        return NULL;
+    }
+    const unsigned char *state = (const unsigned char *)PyBytes_AS_STRING(args[2]);
+    Py_ssize_t state_length = PyBytes_GET_SIZE(args[2]);
+    return build_record((const unsigned char *)PyBytes_AS_STRING(args[0]), args[1], state,
+                        frame_start(state, state_length), state_length, PyBytes_AS_STRING(args[3]),
+                        PyBytes_GET_SIZE(args[3]));
 }
 
 static uint32_t
@@ -2061,6 +2073,7 @@ split_proven(PyObject *module, PyObject *const *args, Py_ssize_t count)
 }
 
 #include "_plain_reader.c"
+#include "_plain_writer.c"
 #include "_btree_speedups.c" /* they call much of the above: one unit, which exports nothing */
 
 /* -- the module ------------------------------------------------------------------------------------ */
@@ -2075,6 +2088,9 @@ static PyMethodDef module_functions[] = {
     {"make_record", (PyCFunction)(void (*)(void))make_record, METH_FASTCALL,
      "make_record(oid, klass, state, refs)\n\nGive the record of what was pickled, with its proof;"
      " the frame of the state is left out."},
+    {"make_plain_record", (PyCFunction)(void (*)(void))make_plain_record, METH_FASTCALL,
+     "make_plain_record(obj, klass, slots)\n\nGive the record of an object, with its proof, or None if"
+     " its attributes are not all\nnumbers and short texts. It counts as a use of the object."},
     {"clear_state", (PyCFunction)(void (*)(void))clear_state, METH_FASTCALL,
      "clear_state(obj, slots)\n\nTake away all attributes: what is in __dict__, and the given slots.\n"
      "Give what they held: its end may use the object, which has to be a ghost by then."},

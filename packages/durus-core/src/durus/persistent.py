@@ -60,6 +60,7 @@ RecordFile = _hot.RecordFile
 ReferenceReader = _hot.ReferenceReader
 ReferenceWriter = _hot.ReferenceWriter
 get_state = _hot.get_state
+make_plain_record = _hot.make_plain_record
 make_record = _hot.make_record
 proof_of = _hot.proof_of
 read_plain_state = _hot.read_plain_state

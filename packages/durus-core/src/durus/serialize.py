@@ -58,6 +58,7 @@ from durus.persistent import (
     ReferenceWriter,
     data_slots,
     get_state,
+    make_plain_record,
     make_record,
     plain_setstates,
     proof_of,
@@ -270,7 +271,8 @@ class ObjectWriter:
         self._adopted = connection.adopted
         self._chunks = _Chunks()
         self._references = ReferenceWriter(connection, connection.new_oid, self._adopted)
-        self._pickler = _make_pickler(self._chunks, self._references)
+        # Made for the first state that needs it.
+        self._pickler: Pickler | None = None
         # Of each class its pickle, and its slots if it leaves __getstate__ as it is.
         self._kinds: dict[type, tuple[bytes, tuple[MemberDescriptorType, ...] | None]] = {}
 
@@ -298,6 +300,10 @@ class ObjectWriter:
                 return pack_record(obj._p_oid, obj.stored_data, obj.stored_refs)
             self._kinds[klass] = class_pickle(klass), _plain_slots(klass)
         pickled_class, slots = self._kinds[klass]
+        if slots is not None:
+            record: bytes | None = make_plain_record(obj, pickled_class, slots)
+            if record is not None:
+                return record
         oid = obj._p_oid
         self._references.begin(oid)
         if slots is None:
@@ -327,20 +333,24 @@ class ObjectWriter:
     def _pickle(self, obj: PersistentObject, state: object) -> bytes:
         chunks = self._chunks
         chunks.clear()
+        pickler, self._pickler = self._pickler, None
+        if pickler is None:
+            pickler = _make_pickler(chunks, self._references)
         try:
-            self._pickler.dump(state)
+            pickler.dump(state)
         except BaseException as error:
             # Its memo knows what this state began with.
-            self._pickler = _make_pickler(chunks, self._references)
+            pickler = _make_pickler(chunks, self._references)
             if not isinstance(error, _UNPICKLABLE):
                 raise
             self._pickle_with_broken(obj, state, error)
         pickled = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         if len(pickled) < _LARGE_STATE_BYTES:
-            self._pickler.clear_memo()
+            # Of a larger one it is given up too: that takes time in proportion to the most that a
+            # memo ever held.
+            pickler.clear_memo()
+            self._pickler = pickler
             return pickled
-        # Clearing a memo takes time in proportion to the most that it ever held.
-        self._pickler = _make_pickler(chunks, self._references)
         if len(pickled) < _COMPRESSION_MINIMUM_BYTES:
             return pickled
         return _shrink(_without_frame(pickled))
