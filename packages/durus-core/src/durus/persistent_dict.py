@@ -247,7 +247,8 @@ class DictItems(ListlikeItems[K, V]):
     __slots__ = ()
 
     def __iter__(self) -> Iterator[tuple[K, V]]:
-        return iter(list(_data(self).items()))
+        # A copy of a dict takes less time than a list of its items, which are so many tuples.
+        return iter(_data(self).copy().items())
 
     def __contains__(self, item: object) -> bool:
         entries: Container[object] = _data(self).items()
