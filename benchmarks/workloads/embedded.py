@@ -70,8 +70,8 @@ EMBEDDED = [
         task="upkeep",
         peers=FILES,
         targets=(at_most(1.25, "upkeep", absolute=True),),
-        full=ITEMS_200K | {"operations": 200},
-        quick=FEW | {"operations": 5},
+        full=ITEMS_200K | {"operations": 2000},
+        quick=FEW | {"operations": 20},
         figures=("few_us", "many_us", "upkeep"),
     ),
     Workload(
