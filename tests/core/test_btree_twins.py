@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from durus import _btree_pure
 from durus.btree import BNode, BNode4, BTree
+from durus.connection import Connection
+from durus.storage import MemoryStorage
 
 
 def find_twins() -> dict[str, ModuleType]:
@@ -86,7 +88,7 @@ def test_the_twins_export_the_same_names() -> None:
 def test_wrong_arguments_are_refused(twin: Any) -> None:
     """Too few arguments, too many, and bounds that are none raise TypeError."""
     root = node_of([(1, 2)])
-    for name in _btree_pure.__all__:
+    for name in set(_btree_pure.__all__) - {"TreeBase"}:
         function = getattr(twin, name)
         with pytest.raises(TypeError):
             function()
@@ -95,6 +97,33 @@ def test_wrong_arguments_are_refused(twin: Any) -> None:
     for bound in (5, (1, 2, 3)):
         with pytest.raises(TypeError):
             list(twin.ascending(root, None, bound))
+
+
+if BTree.__mro__[1] is _btree_pure.TreeBase:
+    PureTree = BTree
+else:
+
+    class PureTree(_btree_pure.TreeBase, BTree[Any, Any]):
+        """A BTree with the operators in Python."""
+
+        __slots__ = ()
+
+
+TREES: dict[str, type[BTree[Any, Any]]] = {
+    name: PureTree if name == "durus._btree_pure" else BTree
+    for name in (twin.__name__ for twin in TWINS.values())
+}
+
+
+@pytest.fixture(params=sorted(TREES))
+def tree_class(request: pytest.FixtureRequest) -> type[BTree[Any, Any]]:
+    return TREES[request.param]
+
+
+def shape_of(node: Any) -> Any:
+    """Give what a node holds, and all below, in a form that compares."""
+    children = node.nodes and [shape_of(child) for child in node.nodes]
+    return type(node).__name__, [repr(item) for item in node.items], children
 
 
 # -- keys of every kind
@@ -146,8 +175,7 @@ def test_keys_of_every_kind(keys_and_key: tuple[list[Any], Any], node_class: typ
     for name, twin in TWINS.items():
         tree = trees[name] = BTree[Any, Any](node_class)
         for number, key in enumerate(keys):
-            if twin.put_if_room(tree.root, (key, number)) is None:
-                tree[key] = number
+            twin.put(tree.root, (key, number))
         model = dict(zip(keys, range(len(keys)), strict=True))
         assert list(twin.ascending(tree.root)) == sorted(model.items())
         assert list(twin.descending(tree.root)) == sorted(model.items(), reverse=True)
@@ -187,6 +215,178 @@ def test_the_item_that_is_found_is_the_one_in_the_node(twin: Any) -> None:
     assert twin.find_item(root, "b") is items[1]
     assert list(twin.ascending(root, 1)) == [value for _, value in items]
     assert twin.find_holder(root, "c") == (root, 2)
+
+
+# -- what an addition changes
+
+
+class Registry:
+    """A tree that is stored, alone in its database, and what its objects have been through."""
+
+    def __init__(self, tree_class: type[BTree[Any, Any]], node_class: type[BNode]) -> None:
+        self._storage = MemoryStorage()
+        self.connection = Connection(self._storage)
+        self.connection.get_root()["tree"] = self.tree = tree_class(node_class)
+        self.connection.commit()
+
+    def open_again(self) -> None:
+        self.connection.commit()
+        self.connection = Connection(self._storage)
+        self.tree = self.connection.get_root()["tree"]
+
+    def marks(self) -> Any:
+        """Give what is changed, and what is loaded and used in this transaction."""
+        serial = self.connection.transaction_serial
+        return sorted(self.connection.changed), sorted(
+            (obj._p_oid, obj._p_status, obj._p_serial == serial) for obj in self.connection.cache
+        )
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.sampled_from(["set", "add", "del", "len", "open"]))),
+    st.sampled_from([BNode, BNode4]),
+    st.sampled_from([int, str, float, Text, lambda number: (number, "a")]),
+)
+def test_additions_make_the_same_trees(
+    steps: list[tuple[int, str]], node_class: type[BNode], key_of: Callable[[int], Any]
+) -> None:
+    """Each step gives the same nodes, loads and uses the same, and marks the same as changed."""
+    registries = [Registry(tree_class, node_class) for tree_class in TREES.values()]
+    for step, (number, what) in enumerate(steps):
+        key, marks, shapes = key_of(number), [], []
+        for registry in registries:
+            tree = registry.tree
+            if what == "open":
+                registry.open_again()
+            elif what == "len":
+                len(tree)
+            elif what == "del":
+                outcome(lambda t=tree, k=key: t.__delitem__(k))  # type: ignore[misc]
+            elif what == "add":
+                tree.add(value=step, key=key)
+            else:
+                for further in range(5):
+                    tree[key_of(number + further)] = step
+            marks.append(registry.marks())
+        for registry in registries:
+            shapes.append(shape_of(registry.tree.root))
+            assert len(registry.tree) == sum(1 for _ in registry.tree)
+        assert all(mark == marks[0] for mark in marks)
+        assert all(shape == shapes[0] for shape in shapes)
+
+
+@pytest.mark.parametrize("node_class", [BNode, BNode4])
+def test_a_change_that_is_refused_leaves_the_tree(node_class: type[BNode]) -> None:
+    """Whichever node refuses its change, both twins ask the same nodes, and change none of them."""
+
+    class Refusing(node_class):  # type: ignore[misc, valid-type]
+        __slots__ = ()
+
+        def _p_note_change(self) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise RuntimeError(len(self.items))
+
+    for refused in range(4):
+        for key in range(1, 80, 2):
+            seen = []
+            for twin in TWINS.values():
+                left = 10**6
+                root = Refusing()
+                for number in range(0, 80, 2):
+                    _btree_pure.put(root, (number, number))
+                before = shape_of(root)
+                left = refused
+                result = outcome(lambda t=twin, r=root, k=key: t.put(r, (k, k)))  # type: ignore[misc]
+                if result is RuntimeError:
+                    assert shape_of(root) == before
+                left = 10**6
+                seen.append((result is RuntimeError, shape_of(root)))
+            assert all(each == seen[0] for each in seen)
+
+
+def test_a_class_whose_nodes_differ_in_degree(twin: Any) -> None:
+    """A minimum degree of a node's own, of a class that changes, or none at all is asked for."""
+
+    class Own(BNode):
+        minimum_degree = 2
+
+    class Changing(BNode):
+        __slots__ = ()
+
+    class Wrong(BNode):
+        __slots__ = ()
+        minimum_degree = "two"  # type: ignore[assignment]
+
+    node, changing, wrong = Own(), Changing(), Wrong()
+    node.minimum_degree = 3
+    for number in range(5):
+        twin.put(node, (number, number))
+    assert len(node.items) == 5
+    for number in range(3):
+        twin.put(changing, (number, number))
+    Changing.minimum_degree = 3
+    twin.put(changing, (3, 3))
+    assert len(changing.items) == 4
+    with pytest.raises(TypeError):
+        twin.put(wrong, (1, 1))
+
+
+# -- the operators
+
+
+def test_the_operators(tree_class: type[BTree[Any, Any]]) -> None:
+    """Setting, getting, asking and removing by the operators and by their names."""
+    tree = tree_class()
+    tree[1] = "a"
+    tree.__setitem__(2, "b")
+    tree.add(3)
+    assert (tree[1], tree.__getitem__(2), tree[3]) == ("a", "b", True)
+    assert 1 in tree
+    assert not tree.__contains__(4)
+    del tree[1]
+    tree.__delitem__(2)
+    assert list(tree.items()) == [(3, True)]
+    for missing in (1, (1, 2), (), None):
+        only = tree_class()
+        for act in (only.__getitem__, only.__delitem__):
+            with pytest.raises(KeyError) as caught:
+                act(missing)
+            assert caught.value.args == (missing,)
+    for wrong in (tree.add, lambda: tree.add(1, 2, 3), lambda: tree["x"]):  # type: ignore[call-arg]
+        with pytest.raises(TypeError):
+            wrong()
+
+
+def test_add_of_a_subclass_is_used(tree_class: type[BTree[Any, Any]]) -> None:
+    """Setting an item goes through `add`, also if the class gets its own later."""
+    added = []
+
+    class Watched(tree_class):  # type: ignore[misc, valid-type]
+        __slots__ = ()
+
+    tree = Watched()
+    tree[1] = 1
+    Watched.add = lambda _, key, value=True: added.append((key, value))
+    tree[2] = 2
+    tree.update({3: 3})
+    assert added == [(2, 2), (3, 3)]
+    assert list(tree) == [1]
+
+
+def test_a_tree_without_its_attributes(tree_class: type[BTree[Any, Any]]) -> None:
+    """A tree without root raises AttributeError; one that never counted counts when it is asked."""
+    tree = tree_class()
+    del tree._p_census
+    tree[1] = 1
+    assert len(tree) == 1
+    tree[2] = 2
+    assert len(tree) == 2
+    del tree.root
+    for act in (lambda: tree[1], lambda: 1 in tree, lambda: tree.add(1)):
+        with pytest.raises(AttributeError):
+            act()
 
 
 # -- keys that run code
@@ -249,13 +449,13 @@ def test_a_comparison_that_changes_the_nodes(meddling: str, after: int) -> None:
     seen = {}
     for name, twin in TWINS.items():
         results = []
-        for operation in ("find_item", "find_holder", "put_if_room", "ascending", "descending"):
+        for operation in ("find_item", "find_holder", "put", "ascending", "descending"):
             for at in (0, 7, 17, 39, 40):
                 tree = tree_of_meddlers()
                 nodes = [tree.root, *tree.root.nodes[:2]] if tree.root.nodes else [tree.root]
                 key = Meddler(at, meddle_after(after, MEDDLING[meddling], nodes))
                 arguments: tuple[Any, ...] = {
-                    "put_if_room": ((key, "new"),),
+                    "put": ((key, "new"),),
                     "ascending": (None, (key, True), (Meddler(30), False)),
                     "descending": (None, (key, False), (Meddler(3), True)),
                 }.get(operation, (key,))
@@ -264,6 +464,26 @@ def test_a_comparison_that_changes_the_nodes(meddling: str, after: int) -> None:
                 if operation == "find_holder" and isinstance(result, tuple):
                     result = (len(result[0].items), result[1])
                 results.append((operation, at, repr(result)))
+        seen[name] = results
+    assert all(results == seen["pure"] for results in seen.values())
+
+
+@pytest.mark.parametrize("meddling", MEDDLING)
+@pytest.mark.parametrize("after", range(14))
+def test_a_comparison_that_changes_the_nodes_of_a_split(meddling: str, after: int) -> None:
+    """Whatever a comparison does on the way to a full leaf, both twins leave the same nodes."""
+    seen = {}
+    for name, twin in TWINS.items():
+        results = []
+        for at in (9.5, 10.5, 11.5, 39.5):
+            tree = tree_of_meddlers()
+            for number in (9.1, 9.2, 9.3, 11.1, 11.2):
+                tree[Meddler(number)] = number  # type: ignore[arg-type]
+            nodes = [tree.root, *(tree.root.nodes or [])[:3]]
+            key = Meddler(at, meddle_after(after, MEDDLING[meddling], nodes))  # type: ignore[arg-type]
+            result = outcome(lambda t=twin, r=tree.root, k=key: t.put(r, (k, "new")))  # type: ignore[misc]
+            kind = len(result) if isinstance(result, (list, tuple)) else result
+            results.append((at, kind, [shape_of(node) for node in nodes]))
         seen[name] = results
     assert all(results == seen["pure"] for results in seen.values())
 
@@ -369,13 +589,11 @@ def test_putting_into_damaged_nodes(items: Any) -> None:
     ends = {}
     for name, twin in TWINS.items():
         root = node_of(list(items) if isinstance(items, list) else items)
-        results = [
-            outcome(lambda t=twin, r=root, k=key: t.put_if_room(r, (k, 0))) for key in (1, 4)
-        ]
+        results = [outcome(lambda t=twin, r=root, k=key: t.put(r, (k, 0))) for key in (1, 4)]
         ends[name] = (results, root.items)
     assert all(end == ends["pure"] for end in ends.values())
     for twin in TWINS.values():
-        assert outcome(lambda t=twin: t.put_if_room(node_of([]), ())) is IndexError
+        assert outcome(lambda t=twin: t.put(node_of([]), ())) is IndexError
 
 
 def test_too_few_children(twin: Any) -> None:
@@ -405,7 +623,7 @@ getattr(import_module(twin), operation)(root, (2, 2))  # a key, or an item
 """
 
 
-@pytest.mark.parametrize("operation", ["find_item", "find_holder", "put_if_room"])
+@pytest.mark.parametrize("operation", ["find_item", "find_holder", "put"])
 def test_a_search_in_a_circle_can_be_interrupted(twin: Any, operation: str) -> None:
     """A search in nodes that lead in a circle ends with what a signal's handler raises."""
     done = subprocess.run(
@@ -452,7 +670,7 @@ def test_a_class_of_nodes_with_ways_of_its_own(twin: Any) -> None:
     assert twin.find_item(Watching(), 3) == (3, "c")
     node = Noting()
     noted.clear()
-    assert [twin.put_if_room(node, (key, 0)) for key in (1, 2, 1)] == [True, True, False]
+    assert [twin.put(node, (key, 0)) for key in (1, 2, 1)] == [(), (), None]
     assert noted == [0, 1, 2]
 
 
@@ -491,9 +709,21 @@ def test_no_reference_is_kept_or_lost(twin: Any) -> None:
     for key in keys:
         tree[key] = [key]
     damaged = node_of([(1, 1), (2, 2)], [None, "x", 3])
+    full = node_of([(number, number) for number in range(7)])
     sought = keys[50]
-    held = [tree, tree.root, tree.root.items, tree.root.nodes, sought, tree[sought], damaged, None]
-    held += [damaged.items, damaged.nodes, *tree.root.nodes, *tree.root.items]
+    held = [
+        full,
+        full.items,
+        tree,
+        tree.root,
+        tree.root.items,
+        tree.root.nodes,
+        sought,
+        tree[sought],
+        damaged,
+        None,
+    ]
+    held += [full, full.items, damaged.items, damaged.nodes, *tree.root.nodes, *tree.root.items]
 
     def use() -> None:
         outcomes(twin, tree.root, sought)
@@ -501,8 +731,16 @@ def test_no_reference_is_kept_or_lost(twin: Any) -> None:
         outcomes(twin, tree.root, 5)
         outcomes(twin, damaged, 7)
         item = twin.find_item(tree.root, sought)
-        twin.put_if_room(tree.root, item)
-        outcome(lambda: twin.put_if_room(tree.root, (5, 5)))
+        twin.put(tree.root, item)
+        outcome(lambda: twin.put(tree.root, (5, 5)))
+        grown = TREES[twin.__name__](BNode)
+        for key in keys:
+            grown[key] = grown.add(key, None)
+            assert key in grown
+        with pytest.raises(KeyError):
+            grown["missing"]
+        outcome(lambda: twin.put(full, (sought, 5)))
+        outcome(lambda: twin.put(full, (Meddler(5, lambda: len(3)), 5)))  # type: ignore[arg-type]
         walk = twin.ascending(tree.root, None, (keys[3], True), (keys[70], True))
         next(walk)
         next(twin.descending(tree.root, 0, (keys[70], True)))

@@ -73,6 +73,11 @@ class Census:
         if self._connection is not None:
             self.serial = self._connection.transaction_serial
 
+    def note_added(self, made: Iterable[Any]) -> None:
+        """Note that the tree has one item more, and these further nodes."""
+        self.count += 1
+        self.note_new(made)
+
     def note_new(self, nodes: Iterable[Any]) -> None:
         """Note that the tree has these further nodes."""
         for node in nodes:

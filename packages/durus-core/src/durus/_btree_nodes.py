@@ -20,16 +20,15 @@ What every function here keeps to:
 Trees of degree 2 that Durus 4.3 has deleted from may have leaves of unequal depth or nodes that are
 too full. Reading and adding does not mind; a deletion that meets such a place builds the tree anew.
 
-Searches and walks are hot: they are compiled, or in Python as `_btree_pure` has them.
+Searches, walks and adding are hot: they are compiled, or in Python as `_btree_pure` has them.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from durus._btree_pure import Item, Node
+from durus._btree_pure import Item, Node, make_node, path_to, set_node, slice_nodes
 from durus.persistent import PersistentBase
 
 if TYPE_CHECKING or PersistentBase.__module__ == "durus._pure":
@@ -40,6 +39,7 @@ else:
 __all__ = [
     "Item",
     "Node",
+    "TreeBase",
     "ascending",
     "build",
     "descending",
@@ -47,19 +47,18 @@ __all__ = [
     "find_item",
     "position_of",
     "put",
-    "put_and_split",
-    "put_if_room",
     "remove",
     "split_child",
     "walk",
 ]
 
+TreeBase = _hot.TreeBase
 ascending = _hot.ascending
 descending = _hot.descending
 find_holder = _hot.find_holder
 find_item = _hot.find_item
 position_of = _hot.position_of
-put_if_room = _hot.put_if_room
+put = _hot.put
 
 
 def walk(root: Node) -> Iterator[Node]:
@@ -71,50 +70,6 @@ def walk(root: Node) -> Iterator[Node]:
         waiting.extend(reversed(_nodes_of(node)))
 
 
-# -- adding ----------------------------------------------------------------------------------------
-
-
-def put(root: Node, item: Item) -> None:
-    """Add an item, or replace the one with the same key."""
-    if put_if_room(root, item) is None:
-        put_and_split(root, item)
-
-
-def put_and_split(root: Node, item: Item) -> list[Node]:
-    """Add an item whose leaf is full: split it, and every full node that the split reaches.
-
-    Returns:
-        The nodes that were made.
-    """
-    path = _path_to(root, item[0])
-    for node, _ in reversed(path):
-        node._p_note_change()
-        if not _is_full(node):
-            break
-    made: list[Node] = []
-    right: Node | None = None  # the node that was split off below, which follows `item`
-    while True:
-        node, position = path.pop()
-        items = [*node.items[:position], item, *node.items[position:]]
-        nodes = node.nodes
-        if right is not None:
-            nodes = _put_node(nodes, position + 1, right)
-        if len(items) < 2 * node.minimum_degree:
-            _set(node, items, nodes)
-            return made
-        middle = len(items) // 2
-        item = items[middle]
-        right = _make(node, items[middle + 1 :], _slice(nodes, middle + 1, None))
-        made.append(right)
-        items, nodes = items[:middle], _slice(nodes, 0, middle + 1)
-        if not path:
-            left = _make(node, items, nodes)
-            made.append(left)
-            _set(node, [item], [left, right])
-            return made
-        _set(node, items, nodes)
-
-
 def split_child(node: Node, position: int) -> None:
     """Split the child at `position`, and put its middle item into `node`, which has room for it."""
     child = _nodes_of(node)[position]
@@ -122,13 +77,13 @@ def split_child(node: Node, position: int) -> None:
     middle = len(items) // 2
     node._p_note_change()
     child._p_note_change()
-    right = _make(child, items[middle + 1 :], _slice(below, middle + 1, None))
-    _set(
+    right = make_node(child, items[middle + 1 :], slice_nodes(below, middle + 1, None))
+    set_node(
         node,
         [*node.items[:position], items[middle], *node.items[position:]],
         _put_node(node.nodes, position + 1, right),
     )
-    _set(child, items[:middle], _slice(below, 0, middle + 1))
+    set_node(child, items[:middle], slice_nodes(below, 0, middle + 1))
 
 
 # -- removing --------------------------------------------------------------------------------------
@@ -157,7 +112,7 @@ def remove(root: Node, key: Any) -> Collection[Node] | None:
 
 def _remove_and_join(root: Node, key: Any) -> Collection[Node] | None:
     """Remove an item that is there, and join or even out the nodes that get too empty by it."""
-    path = _path_to(root, key)
+    path = path_to(root, key)
     holder, position = path[-1]
     item = holder.items[position]
     gone: list[Node] | None
@@ -169,7 +124,7 @@ def _remove_and_join(root: Node, key: Any) -> Collection[Node] | None:
     for node, _, _ in changes:
         node._p_note_change()
     for node, items, nodes in changes:
-        _set(node, items, nodes)
+        set_node(node, items, nodes)
     return gone
 
 
@@ -218,9 +173,9 @@ def _changes_for_removal(path: list[tuple[Node, int]]) -> tuple[list[_Change], l
         joint_nodes = [*left_nodes, *right_nodes] if left_nodes and right_nodes else None
         if len(joint_items) > 2 * (node.minimum_degree - 1):
             middle = len(joint_items) // 2
-            changes.append((left, joint_items[:middle], _slice(joint_nodes, 0, middle + 1)))
+            changes.append((left, joint_items[:middle], slice_nodes(joint_nodes, 0, middle + 1)))
             changes.append(
-                (right, joint_items[middle + 1 :], _slice(joint_nodes, middle + 1, None))
+                (right, joint_items[middle + 1 :], slice_nodes(joint_nodes, middle + 1, None))
             )
             node, nodes = parent, list(parent_nodes)
             items = [*parent_items[:at], joint_items[middle], *parent_items[at + 1 :]]
@@ -264,7 +219,7 @@ def _can_lend(node: Node) -> bool:
 def build(root: Node, items: list[Item]) -> None:
     """Give `root`, which must be empty, these items, sorted and each key once."""
     root._p_note_change()
-    _set(root, *_build_lists(root, items))
+    set_node(root, *_build_lists(root, items))
 
 
 def _build_lists(root: Node, items: list[Item]) -> tuple[list[Item], list[Node] | None]:
@@ -277,7 +232,7 @@ def _build_lists(root: Node, items: list[Item]) -> tuple[list[Item], list[Node] 
         start = 0
         for length in _group_lengths(len(items), degree):
             end = start + length
-            made.append(_make(root, items[start:end], _slice(nodes, start, end + 1)))
+            made.append(make_node(root, items[start:end], slice_nodes(nodes, start, end + 1)))
             separators.extend(items[end : end + 1])
             start = end + 1
         items, nodes = separators, made
@@ -292,43 +247,10 @@ def _group_lengths(count: int, degree: int) -> list[int]:
     return [length + (group < longer) for group in range(groups)]
 
 
-def _make(like: Node, items: list[Item], nodes: list[Node] | None) -> Node:
-    node = type(like)()
-    _set(node, items, nodes)
-    return node
-
-
-def _set(node: Node, items: list[Item], nodes: list[Node] | None) -> None:
-    node.items = items
-    node.nodes = nodes
-
-
 def _nodes_of(node: Node) -> list[Node]:
     return node.nodes or []
-
-
-def _slice(nodes: list[Node] | None, start: int, stop: int | None) -> list[Node] | None:
-    return nodes[start:stop] if nodes else None
 
 
 def _put_node(nodes: list[Node] | None, position: int, node: Node) -> list[Node]:
     nodes = nodes or []
     return [*nodes[:position], node, *nodes[position:]]
-
-
-def _is_full(node: Node) -> bool:
-    return len(node.items) >= 2 * node.minimum_degree - 1
-
-
-def _path_to(root: Node, key: Any) -> list[tuple[Node, int]]:
-    """Give the nodes from the root to the one where `key` is or belongs, with the positions."""
-    path = []
-    node = root
-    probe = (key,)
-    while True:
-        items, nodes = node.items, node.nodes
-        position = bisect_left(items, probe)
-        path.append((node, position))
-        if not nodes or (position < len(items) and items[position][0] == key):
-            return path
-        node = nodes[position]

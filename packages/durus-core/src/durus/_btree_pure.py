@@ -1,24 +1,24 @@
 """Searching and walking the nodes of a B-tree: the twin of what `_btree_speedups.c` has.
 
 Both have the same names and behaviour; `durus._btree_nodes`, which describes the nodes, chooses.
-Here is what reads a tree, and the change of one leaf. What splits and joins nodes is not as hot,
-and there only.
+Here is what reads a tree, and what adds to it. What joins nodes is not as hot, and there only.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from operator import itemgetter
-from typing import Any, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 __all__ = [
+    "TreeBase",
     "ascending",
     "descending",
     "find_holder",
     "find_item",
     "position_of",
-    "put_if_room",
+    "put",
 ]
 
 Item: TypeAlias = tuple[Any, Any]
@@ -75,11 +75,14 @@ def find_item(root: Node, key: Any) -> Item | None:
         node = nodes[position]
 
 
-def put_if_room(root: Node, item: Item) -> bool | None:
-    """Add an item, or replace the one with the same key, unless its leaf is full.
+# -- adding ----------------------------------------------------------------------------------------
+
+
+def put(root: Node, item: Item) -> Collection[Node] | None:
+    """Add an item, or replace the one with the same key.
 
     Returns:
-        Whether it was added; None, and nothing has changed, if the leaf is full.
+        The nodes that were made, often none; None if another item was replaced.
     """
     key = item[0]
     probe = (key,)
@@ -90,16 +93,116 @@ def put_if_room(root: Node, item: Item) -> bool | None:
         if position < len(items) and items[position][0] == key:
             node._p_note_change()
             items[position] = item
-            return False
+            return None
         nodes = node.nodes
         if not nodes:
             break
         node = nodes[position]
     if len(items) >= 2 * node.minimum_degree - 1:
-        return None
+        return _put_and_split(root, item)
     node._p_note_change()
     items.insert(position, item)
-    return True
+    return ()
+
+
+def _put_and_split(root: Node, item: Item) -> list[Node]:
+    """Add an item whose leaf is full: split it, and every full node that the split reaches."""
+    path = path_to(root, item[0])
+    for node, _ in reversed(path):
+        node._p_note_change()
+        if len(node.items) < 2 * node.minimum_degree - 1:
+            break
+    made: list[Node] = []
+    right: Node | None = None  # the node that was split off below, which follows `item`
+    while True:
+        node, position = path.pop()
+        items, nodes = node.items, node.nodes
+        items = _list_with(items, position, item)
+        if right is not None:
+            nodes = _list_with(nodes or [], position + 1, right)
+        if len(items) < 2 * node.minimum_degree:
+            set_node(node, items, nodes)
+            return made
+        middle = len(items) // 2
+        item = items[middle]
+        right = make_node(node, items[middle + 1 :], slice_nodes(nodes, middle + 1, None))
+        made.append(right)
+        items, nodes = items[0:middle], slice_nodes(nodes, 0, middle + 1)
+        if not path:
+            left = make_node(node, items, nodes)
+            made.append(left)
+            set_node(node, [item], [left, right])
+            return made
+        set_node(node, items, nodes)
+
+
+def _list_with(elements: list[Any], position: int, element: Any) -> list[Any]:
+    return [*elements[0:position], element, *elements[position:]]
+
+
+def path_to(root: Node, key: Any) -> list[tuple[Node, int]]:
+    """Give the nodes from the root to the one where `key` is or belongs, with the positions."""
+    path = []
+    node = root
+    probe = (key,)
+    while True:
+        items, nodes = node.items, node.nodes
+        position = bisect_left(items, probe)
+        path.append((node, position))
+        if not nodes or (position < len(items) and items[position][0] == key):
+            return path
+        node = nodes[position]
+
+
+def make_node(like: Node, items: list[Item], nodes: list[Node] | None) -> Node:
+    """Give a new node of the same class."""
+    node = type(like)()
+    set_node(node, items, nodes)
+    return node
+
+
+def set_node(node: Node, items: list[Item], nodes: list[Node] | None) -> None:
+    """Give a node other contents."""
+    node.items = items
+    node.nodes = nodes
+
+
+def slice_nodes(nodes: list[Node] | None, start: int, stop: int | None) -> list[Node] | None:
+    """Give nodes[start:stop] of an inner node, and None for a leaf."""
+    return nodes[start:stop] if nodes else None
+
+
+class TreeBase:
+    """The operators of a BTree, on the node in its attribute `root`."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        root: Any
+        _remove: Any
+
+    def __getitem__(self, key: Any) -> Any:
+        item = find_item(self.root, key)
+        if item is None:
+            raise KeyError(key)
+        return item[1]
+
+    def __contains__(self, key: object) -> bool:
+        return find_item(self.root, key) is not None
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.add(key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        self._remove(key)
+
+    def add(self, key: Any, value: Any = True) -> None:
+        """Set the value of `key`: by default True, to use the tree as a sorted set."""
+        made = put(self.root, (key, value))
+        if made is not None:
+            census = getattr(self, "_p_census", None)
+            if census is not None:
+                census.note_added(made)
 
 
 # -- walking in order ------------------------------------------------------------------------------

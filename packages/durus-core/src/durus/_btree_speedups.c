@@ -2,8 +2,9 @@
    behaviour. `_speedups.c` includes this file, so that both are one unit and export nothing.
 
    find_item, find_holder, position_of    a search, down from the root
-   put_if_room                            a change of one leaf; what splits nodes is Python
+   put                                    adds or replaces an item, and splits what is full
    ascending, descending                  iterators, the type Walk
+   TreeBase                               the operators of a BTree
 
    Two keys that are both exactly `int` or exactly `str` are compared without a call. Every other pair
    is compared as Python does, and that may run any code: it may change the list that is searched, or
@@ -13,10 +14,12 @@
 /* -- what a class of nodes is like ----------------------------------------------------------------- */
 
 static PyObject *str_items, *str_nodes, *str_minimum_degree, *zero;
+static PyObject *str_root, *str_census, *str_add, *str_remove, *str_note_added;
 
 typedef struct {
     unsigned int version;    /* of the type, as CPython counts; 0 is that of none */
     Py_ssize_t items, nodes; /* where the slots are in an instance; 0: ask for the attribute */
+    Py_ssize_t degree;       /* minimum_degree, if no instance can have another; 0: ask for it */
     int notes_in_c;          /* the class does not change _p_note_change */
 } Layout;
 
@@ -33,6 +36,19 @@ find_slot_offset(PyTypeObject *type, PyObject *name)
     return member->type == T_OBJECT_EX ? member->offset : 0;
 }
 
+/* Give what all instances have as minimum_degree, or 0 if they are to be asked. */
+static Py_ssize_t
+find_degree(PyTypeObject *type)
+{
+    PyObject *found = _PyType_Lookup(type, str_minimum_degree);
+    if (found == NULL || !PyLong_CheckExact(found) || type->tp_dictoffset != 0) {
+        return 0;
+    }
+    int overflow;
+    long long degree = PyLong_AsLongLongAndOverflow(found, &overflow);
+    return overflow == 0 && degree > 0 && degree < PY_SSIZE_T_MAX / 2 ? (Py_ssize_t)degree : 0;
+}
+
 static const Layout *
 layout_of(PyTypeObject *type)
 {
@@ -44,6 +60,7 @@ layout_of(PyTypeObject *type)
     if (type->tp_getattro == Persistent_getattro) {
         layout.items = find_slot_offset(type, str_items);
         layout.nodes = find_slot_offset(type, str_nodes);
+        layout.degree = find_degree(type);
         layout.notes_in_c = _PyType_Lookup(type, str_note_change) == own_note_change;
     }
     layout.version = type->tp_version_tag; /* the look-ups have given it one */
@@ -78,6 +95,14 @@ static inline PyObject *
 nodes_of(PyObject *node)
 {
     return read_slot(node, layout_of(Py_TYPE(node))->nodes, str_nodes);
+}
+
+/* Give the `nodes` that a node has now, owned, or NULL if it would have to be asked: no code runs. */
+static inline PyObject *
+peek_nodes(PyObject *node)
+{
+    Py_ssize_t offset = layout_of(Py_TYPE(node))->nodes;
+    return offset == 0 ? NULL : Py_XNewRef(*(PyObject **)((char *)node + offset));
 }
 
 static int
@@ -261,6 +286,9 @@ prefetch_parts(PyObject *item)
     }
 }
 
+/* How many pairs a search asks for at once, at most: those that its next three steps may look at. */
+enum { AHEAD = 7 };
+
 /* Ask the processor for the keys that the next three steps of a search may look at.
 
    In a large tree most of a search is waiting for memory: at each step for a pair, then for its key.
@@ -268,9 +296,9 @@ prefetch_parts(PyObject *item)
 PREFETCHING void
 prefetch_keys(PyObject **items, Py_ssize_t low, Py_ssize_t high)
 {
-    PyObject *ahead[7];
+    PyObject *ahead[AHEAD];
     int count = 0;
-    if (high - low <= 7) {
+    if (high - low <= AHEAD) {
         while (low < high) {
             ahead[count++] = items[low++];
         }
@@ -286,7 +314,7 @@ prefetch_keys(PyObject **items, Py_ssize_t low, Py_ssize_t high)
         ahead[4] = items[left + 1 + (middle - left - 1) / 2];
         ahead[5] = items[middle + 1 + (right - middle - 1) / 2];
         ahead[6] = items[right + 1 + (high - right - 1) / 2];
-        count = 7;
+        count = AHEAD;
     }
     for (int i = 0; i < count; i++) {
         PREFETCH((char *)ahead[i] + offsetof(PyTupleObject, ob_item));
@@ -298,11 +326,39 @@ prefetch_keys(PyObject **items, Py_ssize_t low, Py_ssize_t high)
     }
 }
 
+/* Ask the processor for the children that a search may lead to: what it looks at first in a node is
+   how the object begins, and where its slots are. */
+PREFETCHING void
+prefetch_nodes(PyObject *nodes, Py_ssize_t low, Py_ssize_t high)
+{
+    if (!PyList_CheckExact(nodes)) {
+        return;
+    }
+    for (Py_ssize_t i = low; i <= high && i < PyList_GET_SIZE(nodes); i++) {
+        PREFETCH(PyList_GET_ITEM(nodes, i));
+        PREFETCH((char *)PyList_GET_ITEM(nodes, i) + sizeof(Persistent));
+    }
+}
+
+/* Ask the processor for where a list has its elements, as many as a usual node has. */
+PREFETCHING void
+prefetch_elements(PyObject *nodes)
+{
+    if (PyList_CheckExact(nodes)) {
+        char *elements = (char *)((PyListObject *)nodes)->ob_item;
+        PREFETCH(elements);
+        PREFETCH(elements + 64);
+        PREFETCH(elements + 128);
+        PREFETCH(elements + 192);
+    }
+}
+
 /* Give the position of the first item whose key is not less than that of the probe, or -1.
 
-   `*found` becomes 1 or 0, as the item there has the key or not; -1 if that is to be asked. */
+   `*found` becomes 1 or 0, as the item there has the key or not; -1 if that is to be asked. `nodes`,
+   owned by the caller, is where the search may go on, or NULL: that is made ready only. */
 static inline Py_ssize_t
-search(PyObject *items, Probe *probe, int *found)
+search(PyObject *items, PyObject *nodes, Probe *probe, int *found)
 {
     Py_ssize_t low = 0;
     Py_ssize_t high = PyList_CheckExact(items) ? PyList_GET_SIZE(items) : PySequence_Size(items);
@@ -312,6 +368,14 @@ search(PyObject *items, Probe *probe, int *found)
         if (steps % 3 == 0 && probe->fast_type != NULL && PyList_CheckExact(items)
             && high <= PyList_GET_SIZE(items)) {
             prefetch_keys(((PyListObject *)items)->ob_item, low, high);
+            if (nodes != NULL) {
+                if (steps == 0) {
+                    prefetch_elements(nodes);
+                }
+                else {
+                    prefetch_nodes(nodes, low, Py_MIN(high, low + AHEAD));
+                }
+            }
         }
         Py_ssize_t middle = low + (high - low) / 2;
         int order, less;
@@ -436,7 +500,9 @@ go_to(PyObject *root, Probe *probe, Place *place)
             return -1;
         }
         int found;
-        place->position = search(place->items, probe, &found);
+        PyObject *nodes = peek_nodes(place->node);
+        place->position = search(place->items, nodes, probe, &found);
+        Py_XDECREF(nodes);
         if (place->position < 0) {
             return -1;
         }
@@ -446,7 +512,7 @@ go_to(PyObject *root, Probe *probe, Place *place)
                 return found < 0 ? -1 : 0;
             }
         }
-        PyObject *nodes = nodes_of(place->node);
+        nodes = nodes_of(place->node);
         if (nodes == NULL) {
             return -1;
         }
@@ -521,26 +587,39 @@ position_of(PyObject *module, PyObject *const *args, Py_ssize_t count)
     Probe probe;
     int found;
     start_probe(&probe, args[1]);
-    Py_ssize_t position = search(args[0], &probe, &found);
+    Py_ssize_t position = search(args[0], NULL, &probe, &found);
     end_probe(&probe);
     return position < 0 ? NULL : PyLong_FromSsize_t(position);
 }
 
-/* Tell whether a leaf with these items has room for another. */
+/* -- adding ---------------------------------------------------------------------------------------- */
+
+/* Give how many items a node may have, or -1. */
+static Py_ssize_t
+capacity_of(PyObject *node)
+{
+    Py_ssize_t minimum = layout_of(Py_TYPE(node))->degree;
+    if (minimum == 0) {
+        PyObject *degree = PyObject_GetAttr(node, str_minimum_degree);
+        if (degree == NULL) {
+            return -1;
+        }
+        minimum = PyLong_AsSsize_t(degree);
+        Py_DECREF(degree);
+        if (minimum == -1 && PyErr_Occurred()) {
+            return -1;
+        }
+    }
+    return minimum <= 0 ? 0 : 2 * Py_MIN(minimum, PY_SSIZE_T_MAX / 2) - 1;
+}
+
+/* Tell whether a node with these items has room for another. */
 static int
 has_room(PyObject *node, PyObject *items)
 {
-    PyObject *degree = PyObject_GetAttr(node, str_minimum_degree);
-    if (degree == NULL) {
-        return -1;
-    }
-    Py_ssize_t minimum = PyLong_AsSsize_t(degree);
-    Py_DECREF(degree);
-    Py_ssize_t length = length_of(items);
-    if (length < 0 || (minimum == -1 && PyErr_Occurred())) {
-        return -1;
-    }
-    return length < 2 * minimum - 1;
+    Py_ssize_t capacity = capacity_of(node);
+    Py_ssize_t length = capacity < 0 ? -1 : length_of(items);
+    return length < 0 ? -1 : length < capacity;
 }
 
 static int
@@ -563,41 +642,294 @@ insert_element(PyObject *items, Py_ssize_t position, PyObject *item)
     return result == NULL ? -1 : 0;
 }
 
+/* Give sequence[start:stop], or sequence[start:] if `stop` is negative. */
 static PyObject *
+part_of(PyObject *sequence, Py_ssize_t start, Py_ssize_t stop)
+{
+    if (PyList_CheckExact(sequence)) {
+        return PyList_GetSlice(sequence, start, stop < 0 ? PY_SSIZE_T_MAX : stop);
+    }
+    PyObject *from = PyLong_FromSsize_t(start);
+    PyObject *to = stop < 0 ? Py_NewRef(Py_None) : PyLong_FromSsize_t(stop);
+    PyObject *slice = from == NULL || to == NULL ? NULL : PySlice_New(from, to, NULL);
+    PyObject *part = slice == NULL ? NULL : PyObject_GetItem(sequence, slice);
+    Py_XDECREF(from);
+    Py_XDECREF(to);
+    Py_XDECREF(slice);
+    return part;
+}
+
+/* Give nodes[start:stop] of an inner node, and None for a leaf. */
+static PyObject *
+part_of_nodes(PyObject *nodes, Py_ssize_t start, Py_ssize_t stop)
+{
+    int inner = has_children(nodes);
+    if (inner <= 0) {
+        return inner < 0 ? NULL : Py_NewRef(Py_None);
+    }
+    return part_of(nodes, start, stop);
+}
+
+/* Give a new list of what is in the sequence, with the element at the position. */
+static PyObject *
+list_with(PyObject *sequence, Py_ssize_t position, PyObject *element)
+{
+    PyObject *before = part_of(sequence, 0, position);
+    PyObject *after = before == NULL ? NULL : part_of(sequence, position, -1);
+    PyObject *list = after == NULL ? NULL : PySequence_List(before);
+    if (list != NULL) {
+        Py_ssize_t length = PyList_GET_SIZE(list);
+        if (PyList_Append(list, element) < 0
+            || PyList_SetSlice(list, length + 1, length + 1, after) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    Py_XDECREF(before);
+    Py_XDECREF(after);
+    return list;
+}
+
+static PyObject *
+nodes_with(PyObject *nodes, Py_ssize_t position, PyObject *node)
+{
+    int inner = has_children(nodes);
+    return inner > 0 ? list_with(nodes, position, node) : inner < 0 ? NULL : Py_BuildValue("[O]", node);
+}
+
+static int
+set_node(PyObject *node, PyObject *items, PyObject *nodes)
+{
+    return PyObject_SetAttr(node, str_items, items) < 0 ? -1 : PyObject_SetAttr(node, str_nodes, nodes);
+}
+
+/* Add a new node of the same class to `made`, and give it as well, borrowed. */
+static PyObject *
+make_node(PyObject *like, PyObject *items, PyObject *nodes, PyObject *made)
+{
+    PyObject *node = PyObject_CallNoArgs((PyObject *)Py_TYPE(like));
+    if (node == NULL) {
+        return NULL;
+    }
+    int result = set_node(node, items, nodes) < 0 ? -1 : PyList_Append(made, node);
+    Py_DECREF(node);
+    return result < 0 ? NULL : node;
+}
+
+/* A node on the way to where a key is or belongs, and the position of the key or of the next node. */
+typedef struct {
+    PyObject *node; /* owned */
+    Py_ssize_t position;
+} Turn;
+
+typedef struct {
+    Turn *turns;
+    Py_ssize_t depth, room;
+} Path;
+
+static void
+leave_path(Path *path)
+{
+    while (path->depth > 0) {
+        Py_DECREF(path->turns[--path->depth].node);
+    }
+    PyMem_Free(path->turns);
+}
+
+static int
+add_turn(Path *path, PyObject *node, Py_ssize_t position)
+{
+    if (path->depth == path->room) {
+        Py_ssize_t room = 2 * path->room + 6;
+        Turn *turns = PyMem_Resize(path->turns, Turn, room);
+        if (turns == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        path->turns = turns;
+        path->room = room;
+    }
+    path->turns[path->depth++] = (Turn){Py_NewRef(node), position};
+    return 0;
+}
+
+/* Find the position in a node and add it to the path; give the next node, or NULL at the end of the
+   path and upon an error. */
+static PyObject *
+take_turn(Path *path, PyObject *node, Probe *probe)
+{
+    PyObject *items = items_of(node);
+    PyObject *nodes = items == NULL ? NULL : nodes_of(node);
+    PyObject *child = NULL;
+    if (nodes != NULL) {
+        int found;
+        Py_ssize_t position = search(items, nodes, probe, &found);
+        if (position >= 0 && add_turn(path, node, position) == 0 && has_children(nodes) > 0
+            && is_there(items, position, probe->key, found) == 0) {
+            child = element_of(nodes, position);
+        }
+    }
+    Py_XDECREF(items);
+    Py_XDECREF(nodes);
+    return child;
+}
+
+static int
+find_path(PyObject *root, Probe *probe, Path *path)
+{
+    int levels = 0;
+    PyObject *node = Py_NewRef(root);
+    while (node != NULL && count_level(&levels) == 0) {
+        Py_SETREF(node, take_turn(path, node, probe));
+    }
+    Py_XDECREF(node);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* Note the change of every node that a split reaches: each that is full, and the first that is not. */
+static int
+note_path_change(const Path *path)
+{
+    int room = 0;
+    for (Py_ssize_t i = path->depth; i > 0 && room == 0; i--) {
+        PyObject *node = path->turns[i - 1].node;
+        PyObject *items = note_node_change(node) < 0 ? NULL : items_of(node);
+        room = items == NULL ? -1 : has_room(node, items);
+        Py_XDECREF(items);
+    }
+    return room < 0 ? -1 : 0;
+}
+
+/* Split a node that has these contents, more than it may have. `*item` becomes the item between the
+   two halves; give the right one, borrowed. The root keeps that item only, above two new nodes. */
+static PyObject *
+split(PyObject *node, PyObject *items, PyObject *nodes, PyObject **item, PyObject *made, int is_root)
+{
+    Py_ssize_t middle = PyList_GET_SIZE(items) / 2;
+    PyObject *right_items = part_of(items, middle + 1, -1);
+    PyObject *right_nodes = part_of_nodes(nodes, middle + 1, -1);
+    PyObject *left_items = part_of(items, 0, middle);
+    PyObject *left_nodes = NULL;
+    PyObject *right = NULL;
+    int result = -1;
+    if (right_items != NULL && right_nodes != NULL && left_items != NULL) {
+        right = make_node(node, right_items, right_nodes, made);
+    }
+    if (right != NULL) {
+        left_nodes = part_of_nodes(nodes, 0, middle + 1);
+        Py_SETREF(*item, Py_NewRef(PyList_GET_ITEM(items, middle)));
+    }
+    if (left_nodes != NULL && !is_root) {
+        result = set_node(node, left_items, left_nodes);
+    }
+    else if (left_nodes != NULL) {
+        PyObject *left = make_node(node, left_items, left_nodes, made);
+        PyObject *top = left == NULL ? NULL : Py_BuildValue("[O][OO]", *item, left, right);
+        result = top == NULL
+            ? -1 : set_node(node, PyTuple_GET_ITEM(top, 0), PyTuple_GET_ITEM(top, 1));
+        Py_XDECREF(top);
+    }
+    Py_XDECREF(right_items);
+    Py_XDECREF(right_nodes);
+    Py_XDECREF(left_items);
+    Py_XDECREF(left_nodes);
+    return result < 0 ? NULL : right;
+}
+
+/* Add an item where the path ends, and split every full node, up to one that has room. */
+static int
+put_along(const Path *path, PyObject *new_item, PyObject *made)
+{
+    PyObject *item = Py_NewRef(new_item);
+    PyObject *right = NULL; /* split off below, it follows the item; borrowed: it is in `made` */
+    int result = 1;         /* there is more to do */
+    for (Py_ssize_t i = path->depth - 1; result > 0; i--) {
+        Turn turn = path->turns[i];
+        PyObject *old_items = items_of(turn.node);
+        PyObject *nodes = old_items == NULL ? NULL : nodes_of(turn.node);
+        PyObject *items = nodes == NULL ? NULL : list_with(old_items, turn.position, item);
+        if (items != NULL && right != NULL) {
+            Py_SETREF(nodes, nodes_with(nodes, turn.position + 1, right));
+        }
+        Py_ssize_t capacity = items == NULL || nodes == NULL ? -1 : capacity_of(turn.node);
+        if (capacity < 0) {
+            result = -1;
+        }
+        else if (PyList_GET_SIZE(items) <= capacity) {
+            result = set_node(turn.node, items, nodes);
+        }
+        else {
+            right = split(turn.node, items, nodes, &item, made, i == 0);
+            result = right == NULL ? -1 : i > 0;
+        }
+        Py_XDECREF(old_items);
+        Py_XDECREF(items);
+        Py_XDECREF(nodes);
+    }
+    Py_DECREF(item);
+    return result;
+}
+
+/* Add an item whose leaf is full; give a list of the nodes that were made. */
+static PyObject *
+put_and_split(PyObject *root, Probe *probe, PyObject *item)
+{
+    Path path = {0};
+    PyObject *made = NULL;
+    if (find_path(root, probe, &path) == 0 && note_path_change(&path) == 0) {
+        made = PyList_New(0);
+    }
+    if (made != NULL && put_along(&path, item, made) < 0) {
+        Py_CLEAR(made);
+    }
+    leave_path(&path);
+    return made;
+}
+
+enum { FULL = 2 };
+
+/* Give 1 if the item was added, 0 if it took the place of another, FULL if there is no room. */
+static int
 put_at(const Place *place, PyObject *item)
 {
     if (place->item == NULL) {
         int room = has_room(place->node, place->items);
         if (room <= 0) {
-            return room < 0 ? NULL : Py_NewRef(Py_None);
+            return room < 0 ? -1 : FULL;
         }
     }
     if (note_node_change(place->node) < 0) {
-        return NULL;
+        return -1;
     }
     int result = place->item == NULL ? insert_element(place->items, place->position, item)
                                      : set_element(place->items, place->position, item);
-    return result < 0 ? NULL : PyBool_FromLong(place->item == NULL);
+    return result < 0 ? -1 : place->item == NULL;
 }
 
+/* Give the nodes that were made, which may be none, or None if the item took the place of another. */
 static PyObject *
-put_if_room(PyObject *module, PyObject *const *args, Py_ssize_t count)
+put_into(PyObject *root, PyObject *key, PyObject *item)
 {
-    if (check_count("put_if_room", count, 2, 2) < 0) {
-        return NULL;
-    }
-    PyObject *key = key_of(args[1]);
-    if (key == NULL) {
-        return NULL;
-    }
     Probe probe;
     Place place;
     start_probe(&probe, key);
-    PyObject *result = go_to(args[0], &probe, &place) == 0 ? put_at(&place, args[1]) : NULL;
+    int result = go_to(root, &probe, &place) < 0 ? -1 : put_at(&place, item);
     leave_place(&place);
+    PyObject *made = result == FULL ? put_and_split(root, &probe, item)
+        : result < 0 ? NULL : Py_NewRef(result ? empty_tuple : Py_None);
     end_probe(&probe);
-    Py_DECREF(key);
-    return result;
+    return made;
+}
+
+static PyObject *
+put(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (check_count("put", count, 2, 2) < 0) {
+        return NULL;
+    }
+    PyObject *key = key_of(args[1]);
+    PyObject *made = key == NULL ? NULL : put_into(args[0], key, args[1]);
+    Py_XDECREF(key);
+    return made;
 }
 
 /* -- walking in order ------------------------------------------------------------------------------ */
@@ -736,7 +1068,7 @@ find_way(Walk *self, PyObject *items, PyObject *key, int closed, int *arrived)
     Probe probe;
     int found;
     start_probe(&probe, key);
-    Py_ssize_t position = search(items, &probe, &found);
+    Py_ssize_t position = search(items, NULL, &probe, &found);
     end_probe(&probe);
     if (position < 0) {
         return -1;
@@ -884,7 +1216,7 @@ find_limits(Walk *self, PyObject *run, Py_ssize_t *next, Py_ssize_t *stop)
     Probe probe;
     int found;
     start_probe(&probe, self->end);
-    Py_ssize_t position = search(run, &probe, &found);
+    Py_ssize_t position = search(run, NULL, &probe, &found);
     end_probe(&probe);
     if (position < 0) {
         return -1;
@@ -1079,6 +1411,188 @@ descending(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return make_walk(args, count, "descending", 1);
 }
 
+/* -- TreeBase -------------------------------------------------------------------------------------- */
+
+/* What BTree inherits: the operators, on the node in its attribute `root`. */
+
+typedef struct {
+    unsigned int version;     /* of the type, as in Layout */
+    Py_ssize_t root, census;  /* where the slots are in an instance; 0: ask for the attribute */
+    int adds_in_c;            /* the class does not change add */
+} TreeLayout;
+
+static PyObject *own_add;
+
+static const TreeLayout *
+tree_layout_of(PyTypeObject *type)
+{
+    static TreeLayout last;
+    if (type->tp_version_tag != 0 && type->tp_version_tag == last.version) {
+        return &last;
+    }
+    TreeLayout layout = {0};
+    layout.adds_in_c = _PyType_Lookup(type, str_add) == own_add;
+    if (type->tp_getattro == Persistent_getattro) {
+        layout.root = find_slot_offset(type, str_root);
+        layout.census = find_slot_offset(type, str_census);
+    }
+    layout.version = type->tp_version_tag;
+    last = layout;
+    return &last;
+}
+
+static PyObject *
+root_of(PyObject *tree)
+{
+    return read_slot(tree, tree_layout_of(Py_TYPE(tree))->root, str_root);
+}
+
+/* Give 1 and the item with the key, owned; 0 if there is none. */
+static int
+find_in_tree(PyObject *tree, PyObject *key, PyObject **item)
+{
+    PyObject *root = root_of(tree);
+    if (root == NULL) {
+        return -1;
+    }
+    Probe probe;
+    Place place;
+    start_probe(&probe, key);
+    int result = go_to(root, &probe, &place) < 0 ? -1 : place.item != NULL;
+    *item = result > 0 ? Py_NewRef(place.item) : NULL;
+    leave_place(&place);
+    end_probe(&probe);
+    Py_DECREF(root);
+    return result;
+}
+
+static PyObject *
+Tree_subscript(PyObject *self, PyObject *key)
+{
+    PyObject *item;
+    int found = find_in_tree(self, key, &item);
+    if (found <= 0) {
+        PyObject *args = found < 0 ? NULL : PyTuple_Pack(1, key);
+        if (args != NULL) {
+            PyErr_SetObject(PyExc_KeyError, args); /* the key by itself might be taken for args */
+            Py_DECREF(args);
+        }
+        return NULL;
+    }
+    PyObject *value = PyTuple_CheckExact(item) && PyTuple_GET_SIZE(item) > 1
+        ? Py_NewRef(PyTuple_GET_ITEM(item, 1)) : element_of(item, 1);
+    Py_DECREF(item);
+    return value;
+}
+
+static int
+Tree_contains(PyObject *self, PyObject *key)
+{
+    PyObject *item;
+    int found = find_in_tree(self, key, &item);
+    if (found > 0) {
+        Py_DECREF(item);
+    }
+    return found;
+}
+
+/* Have the census, if there is one, count an item that was added. */
+static int
+note_added(PyObject *tree, PyObject *made)
+{
+    Py_ssize_t offset = tree_layout_of(Py_TYPE(tree))->census;
+    PyObject *census = offset == 0 ? PyObject_GetAttr(tree, str_census)
+                                   : Py_XNewRef(*(PyObject **)((char *)tree + offset));
+    if (census == NULL) { /* a tree that was loaded, not made */
+        if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            return -1;
+        }
+        PyErr_Clear();
+        return 0;
+    }
+    int result = 0;
+    if (census != Py_None) {
+        PyObject *noted = PyObject_CallMethodOneArg(census, str_note_added, made);
+        result = noted == NULL ? -1 : 0;
+        Py_XDECREF(noted);
+    }
+    Py_DECREF(census);
+    return result;
+}
+
+/* Give (key, value). */
+static PyObject *
+make_item(PyObject *key, PyObject *value)
+{
+    PyObject *item = PyTuple_Pack(2, key, value);
+    if (item != NULL && !PyObject_IS_GC(key) && !PyObject_IS_GC(value)) {
+        PyObject_GC_UnTrack(item); /* the collector would do so, after a look at each */
+    }
+    return item;
+}
+
+static int
+add_to_tree(PyObject *self, PyObject *key, PyObject *value)
+{
+    PyObject *root = root_of(self);
+    PyObject *item = root == NULL ? NULL : make_item(key, value);
+    PyObject *made = item == NULL ? NULL : put_into(root, key, item);
+    int result = made == NULL ? -1 : made == Py_None ? 0 : note_added(self, made);
+    Py_XDECREF(made);
+    Py_XDECREF(item);
+    Py_XDECREF(root);
+    return result;
+}
+
+static int
+Tree_ass_subscript(PyObject *self, PyObject *key, PyObject *value)
+{
+    if (value != NULL && tree_layout_of(Py_TYPE(self))->adds_in_c) {
+        return add_to_tree(self, key, value);
+    }
+    PyObject *result = value == NULL ? PyObject_CallMethodOneArg(self, str_remove, key)
+                                     : PyObject_CallMethodObjArgs(self, str_add, key, value, NULL);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+static PyObject *
+Tree_add(PyObject *self, PyObject *args, PyObject *kwds)
+{
+    static char *names[] = {"key", "value", NULL};
+    PyObject *key, *value = Py_True;
+    if (!PyArg_ParseTupleAndKeywords(args, kwds, "O|O:add", names, &key, &value)
+        || add_to_tree(self, key, value) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMappingMethods Tree_mapping = {
+    .mp_subscript = Tree_subscript,
+    .mp_ass_subscript = Tree_ass_subscript,
+};
+
+static PySequenceMethods Tree_sequence = {.sq_contains = Tree_contains};
+
+static PyMethodDef Tree_methods[] = {
+    {"add", (PyCFunction)(void (*)(void))Tree_add, METH_VARARGS | METH_KEYWORDS,
+     "add($self, /, key, value=True)\n--\n\n"
+     "Set the value of `key`: by default True, to use the tree as a sorted set."},
+    {NULL},
+};
+
+static PyTypeObject TreeBaseType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "durus._speedups.TreeBase",
+    .tp_doc = "The operators of a BTree, on the node in its attribute `root`.",
+    .tp_basicsize = sizeof(PyObject),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .tp_as_mapping = &Tree_mapping,
+    .tp_as_sequence = &Tree_sequence,
+    .tp_methods = Tree_methods,
+};
+
 /* -- what the module gets -------------------------------------------------------------------------- */
 
 static PyMethodDef btree_functions[] = {
@@ -1088,9 +1602,9 @@ static PyMethodDef btree_functions[] = {
      "find_holder(root, key)\n\nGive the node that holds `key`, and where in its items, or None."},
     {"position_of", (PyCFunction)(void (*)(void))position_of, METH_FASTCALL,
      "position_of(items, key)\n\nGive the position of the first item whose key is not less than `key`."},
-    {"put_if_room", (PyCFunction)(void (*)(void))put_if_room, METH_FASTCALL,
-     "put_if_room(root, item)\n\nAdd an item, or replace the one with the same key, unless its leaf is"
-     " full.\nGive whether it was added; None, and nothing has changed, if the leaf is full."},
+    {"put", (PyCFunction)(void (*)(void))put, METH_FASTCALL,
+     "put(root, item)\n\nAdd an item, or replace the one with the same key.\nGive the nodes that were"
+     " made, often none; None if another item was replaced."},
     {"ascending", (PyCFunction)(void (*)(void))ascending, METH_FASTCALL,
      "ascending(root, part=None, start=None, end=None)\n\nIterate over the items of a tree."},
     {"descending", (PyCFunction)(void (*)(void))descending, METH_FASTCALL,
@@ -1104,9 +1618,16 @@ add_btree(PyObject *module)
     str_items = PyUnicode_InternFromString("items");
     str_nodes = PyUnicode_InternFromString("nodes");
     str_minimum_degree = PyUnicode_InternFromString("minimum_degree");
+    str_root = PyUnicode_InternFromString("root");
+    str_census = PyUnicode_InternFromString("_p_census");
+    str_add = PyUnicode_InternFromString("add");
+    str_remove = PyUnicode_InternFromString("_remove");
+    str_note_added = PyUnicode_InternFromString("note_added");
     zero = PyLong_FromLong(0);
-    if (PyErr_Occurred() || PyType_Ready(&WalkType) < 0) {
+    if (PyErr_Occurred() || PyType_Ready(&WalkType) < 0 || PyType_Ready(&TreeBaseType) < 0
+        || PyModule_AddObjectRef(module, "TreeBase", (PyObject *)&TreeBaseType) < 0) {
         return -1;
     }
+    own_add = PyDict_GetItemString(TreeBaseType.tp_dict, "add");
     return PyModule_AddFunctions(module, btree_functions);
 }

@@ -16,13 +16,12 @@ from durus import _btree_nodes
 from durus._btree_census import Census, note_direct_change
 from durus._btree_nodes import (
     Item,
+    TreeBase,
     ascending,
     descending,
     find_holder,
     find_item,
     position_of,
-    put_and_split,
-    put_if_room,
 )
 from durus._containers import ListlikeItems, ListlikeKeys, ListlikeValues
 from durus.persistent import PersistentObject, plain_setstates, set_state
@@ -240,7 +239,7 @@ for _node_class in _NODE_CLASSES.values():
     _node_class.nodes_is = (None, [_node_class])
 
 
-class BTree(PersistentObject, MutableMapping[K, V]):
+class BTree(TreeBase, PersistentObject, MutableMapping[K, V]):
     """A persistent mapping sorted by key.
 
     All keys must compare with each other by `==` and `<`, and keep their order for as long as they
@@ -282,12 +281,11 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def __getitem__(self, key: K) -> V:
-        item = find_item(self.root, key)
-        if item is None:
-            raise KeyError(key)
-        value: V = item[1]
-        return value
+    if TYPE_CHECKING:
+
+        def __getitem__(self, key: K) -> V: ...
+        def __setitem__(self, key: K, value: V) -> None: ...
+        def __delitem__(self, key: K) -> None: ...
 
     @overload
     def get(self, key: K) -> V | None: ...
@@ -298,9 +296,6 @@ class BTree(PersistentObject, MutableMapping[K, V]):
     def get(self, key: Any, default: Any = None) -> Any:
         item = find_item(self.root, key)
         return default if item is None else item[1]
-
-    def __contains__(self, key: object) -> bool:
-        return find_item(self.root, key) is not None
 
     def has_key(self, key: object) -> bool:
         """Tell whether `key` is there: Durus 4.3's name for `in`."""
@@ -413,22 +408,13 @@ class BTree(PersistentObject, MutableMapping[K, V]):
 
     # -- changing ---------------------------------------------------------------------------------
 
-    def add(self, key: K, value: V = cast("Any", True)) -> None:  # noqa: B008 - a constant
-        """Set the value of `key`: by default True, to use the tree as a sorted set."""
-        item = (key, value)
-        is_new = put_if_room(self.root, item)
-        if is_new is False:
-            return
-        made = () if is_new else put_and_split(self.root, item)
-        census = self._find_census()
-        if census is not None:
-            census.count += 1
-            census.note_new(made)
+    if TYPE_CHECKING:
 
-    def __setitem__(self, key: K, value: V) -> None:
-        self.add(key, value)
+        def add(self, key: K, value: V = ...) -> None: ...
+    else:
+        add = TreeBase.add  # named here, so that the documentation of this class has it
 
-    def __delitem__(self, key: K) -> None:
+    def _remove(self, key: Any) -> None:
         gone = _btree_nodes.remove(self.root, key)
         census = self._find_census()
         if gone is None:
