@@ -236,7 +236,8 @@ def test_a_class_of_the_console_is_not_stored(durus: Any, database: Path) -> Non
         "root['local'] = Local()\ncommit()\n"
     )
     done = durus("shell", database, input=script, status=1)
-    assert "UnpicklableError" in done.stderr
+    assert "PersistentDict.data['local'] is a __console__.Local, which" in done.stderr
+    assert "; define its class at the top level of a module that can be imported" in done.stderr
 
 
 def test_a_commit_after_a_conflict_of_writers(durus: Any, database: Path) -> None:

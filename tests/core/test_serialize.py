@@ -496,14 +496,23 @@ def test_a_repr_that_fails_hides_nothing(connection: Connection) -> None:
 
 
 def test_a_class_that_is_not_found(connection: Connection) -> None:
-    """An object of a class inside a function cannot be stored, and the error says why."""
+    """An object of a class inside a function cannot be stored; the error says where, and why."""
 
     class Local(Persistent):
         pass
 
-    connection.get_root()["x"] = Local()
-    with pytest.raises(UnpicklableError, match="Local"):
-        connection.commit()
+    class Plain:
+        pass
+
+    root = connection.get_root()
+    for local in (Local(), Plain()):
+        root["x"] = [0, local]
+        # Not what it holds, which is none of this record if it is persistent.
+        local.lock = threading.Lock() if isinstance(local, Local) else 1
+        with pytest.raises(UnpicklableError, match="define its class at the top level") as caught:
+            connection.commit()
+        assert caught.value.path == ".data['x'][1]"
+        assert f"<locals>.{type(local).__name__}, which" in str(caught.value)
 
 
 @pytest.mark.parametrize("depth", [10_000, 100_000])

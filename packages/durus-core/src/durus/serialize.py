@@ -478,14 +478,20 @@ def _explain_unpicklable(
     obj: PersistentObject, state: object, error: Exception
 ) -> UnpicklableError:
     path, culprit = _find_unpicklable(state)
-    is_too_deep = isinstance(error, RecursionError)
+    klass = type(culprit)
+    cannot = "cannot be"
+    if isinstance(error, RecursionError):
+        cannot = "is nested too deeply to be"
+        advice = "leave it out in __getstate__, or keep its parts in persistent objects"
+    elif klass.__module__ != "builtins" and not _can_pickle(klass):
+        advice = "define its class at the top level of a module that can be imported"
+    else:
+        advice = "leave it out in __getstate__, or keep what it was made from"
     return UnpicklableError(
         # Not the class's own __repr__, which may do anything.
         f"cannot store {PersistentObject.__repr__(obj)}: {type(obj).__qualname__}{path} is a"
-        f" {type(culprit).__module__}.{type(culprit).__qualname__}, which"
-        f" {'is nested too deeply to be' if is_too_deep else 'cannot be'} pickled ({error!s:.200});"
-        " leave it out in __getstate__, or keep "
-        f"{'its parts in persistent objects' if is_too_deep else 'what it was made from'}",
+        f" {klass.__module__}.{klass.__qualname__}, which {cannot} pickled ({error!s:.200});"
+        f" {advice}",
         path,
     )
 
@@ -514,7 +520,8 @@ def _parts(value: object, is_state: bool) -> Iterator[tuple[str, object]]:
     elif isinstance(value, (set, frozenset)):
         for part in value:
             yield f" member {_show(part)}", part
-    else:
+    # What a persistent object holds stands in a record of its own.
+    elif not isinstance(value, PersistentBase):
         for name, part in getattr(value, "__dict__", {}).items():
             yield f".{name}", part
 
@@ -535,7 +542,8 @@ def _can_pickle(value: object) -> bool:
 
 def _can_pickle_with(maker: Callable[..., Any], value: object) -> bool:
     try:
-        maker(_Chunks(), lambda obj: isinstance(obj, PersistentBase) or None).dump(value)
+        # A reference to a persistent object names its class.
+        maker(_Chunks(), lambda o: type(o) if isinstance(o, PersistentBase) else None).dump(value)
     except Exception:  # noqa: BLE001 - whatever it is, this part is a culprit
         return False
     return True
