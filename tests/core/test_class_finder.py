@@ -267,6 +267,12 @@ def test_an_unknown_class_is_explained() -> None:
         assert caught.value.__cause__ is not None
 
 
+def test_a_class_of_another_program_is_explained() -> None:
+    """A class that stood in the script of another program is an error that says how to move it."""
+    with pytest.raises(UnknownClassError, match=r"durus rename DATABASE __main__\.No MODULE\.No"):
+        ClassFinder()("__main__", "No")
+
+
 def test_trust_is_a_list_of_names() -> None:
     """A single str, or a class in place of its name, is a TypeError at once."""
     with pytest.raises(TypeError, match="single name 'shop'"):

@@ -47,7 +47,7 @@ class BrokenObject(PersistentObject):
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
             f"{self!r} has no attribute {name!r}: it stands in for an object whose class"
-            f" {self.stored_class} cannot be imported here; put that into a module that can be",
+            f" {self.stored_class} cannot be imported here; start where it can be, or restore it",
             name=name,
             obj=self,
         )

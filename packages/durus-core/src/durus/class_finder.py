@@ -105,9 +105,14 @@ class ClassFinder:
             if self.broken_objects:
                 return broken_class(module, name)
             class_name = f"{module}.{name}"
+            advice = (
+                "it was defined in the program that stored it: move it to a module, and rename it"
+                f" in the database: durus rename DATABASE {class_name} MODULE.{name}"
+                if module == "__main__"
+                else "install or restore the module that defines it, or give it its old name there"
+            )
             raise UnknownClassError(
-                f"stored data names {class_name}, which cannot be imported ({error}); install or"
-                " restore the module that defines it, or give it its old name there",
+                f"stored data names {class_name}, which cannot be imported ({error}); {advice}",
                 class_name,
             ) from error
 
