@@ -180,7 +180,8 @@ def test_a_busy_port(durus: Any) -> None:
         port = str(listener.getsockname()[1])
         said = _refused(durus, "serve", "app.durus", "--port", port)
     assert port in said
-    assert "in use" in said
+    assert "in use; stop what listens there" in said
+    assert "'durus status'" in said
     assert not (durus.folder / "app.durus").exists()
 
 
@@ -318,7 +319,9 @@ def test_an_inherited_socket(durus: Any, serve: Any) -> None:
 def test_a_client_waits_for_its_server(durus: Any, serve: Any) -> None:
     """`durus -c` says that it waits, and goes on when the server is there."""
     child = durus.on_terminal("-c", "--address", "a.sock")
-    child.expect_exact("durus: waiting for durus+unix:a.sock (Ctrl-C ends it)")
+    child.expect_exact(
+        "durus: waiting for durus+unix:a.sock to be started with 'durus serve' (Ctrl-C ends it)"
+    )
     server = serve("app.durus")
     child.expect_exact(">>> ")
     server.stop()

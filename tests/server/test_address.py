@@ -88,7 +88,7 @@ def test_a_port_can_be_taken_again_at_once() -> None:
 
 @pytest.mark.parametrize("kind", ["tcp", "unix", "abstract"])
 def test_nobody_there_is_a_lost_server(kind: str, tmp_path: Path) -> None:
-    """Connecting where nobody listens is a StorageDisconnectedError that names the address."""
+    """Connecting where nobody listens is an error that names the address, and what starts one."""
     address = {
         "tcp": HostPortAddress(port=1),
         "unix": UnixDomainSocketAddress(str(tmp_path / "none")),
@@ -97,6 +97,7 @@ def test_nobody_there_is_a_lost_server(kind: str, tmp_path: Path) -> None:
     with pytest.raises(StorageDisconnectedError) as caught:
         address.get_connected_socket()
     assert str(address) in str(caught.value)
+    assert "start it with 'durus serve'" in str(caught.value)
 
 
 def test_an_unknown_host_is_named() -> None:

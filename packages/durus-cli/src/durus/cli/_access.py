@@ -119,7 +119,9 @@ def open_waiting(open_: Callable[[], Storage], name: str, wait_s: float | None =
             if left_s <= 0:
                 raise
             text = f"waiting for {one_line(name)}"
-            if not isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError):
+            if isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError):
+                text += " to be started with 'durus serve'"
+            else:
                 # Somebody is there, and it may be of no use to wait.
                 text += f": {one_line(str(error))}"
         if text != said:

@@ -124,7 +124,7 @@ class HostPortAddress(SocketAddress):
                 self.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
         except OSError as error:
-            raise OSError(error.errno, f"cannot listen at {self}: {error.strerror}") from error
+            raise _not_listening(self, error) from error
         listening = socket.socket(family, socket.SOCK_STREAM)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -132,7 +132,7 @@ class HostPortAddress(SocketAddress):
             listening.listen(_BACKLOG)
         except OSError as error:
             listening.close()
-            raise OSError(error.errno, f"cannot listen at {self}: {error.strerror}") from error
+            raise _not_listening(self, error) from error
         self.port = listening.getsockname()[1]
         return listening
 
@@ -184,7 +184,7 @@ class UnixDomainSocketAddress(SocketAddress):
             listening.listen(_BACKLOG)
         except OSError as error:
             self.close(listening)
-            raise OSError(error.errno, f"cannot listen at {self}: {error.strerror}") from error
+            raise _not_listening(self, error) from error
         return listening
 
     def _bind(self, listening: socket.socket) -> None:
@@ -256,7 +256,7 @@ class UnixAbstractAddress(SocketAddress):
             listening.listen(_BACKLOG)
         except OSError as error:
             listening.close()
-            raise OSError(error.errno, f"cannot listen at {self}: {error.strerror}") from error
+            raise _not_listening(self, error) from error
         return listening
 
     def get_connected_socket(self, timeout_s: float | None = None) -> socket.socket:
@@ -331,7 +331,7 @@ def is_loopback(address: SocketAddress) -> bool:
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen at {address}: {error.strerror}") from error
+        raise _not_listening(address, error) from error
     return all(ip_address(str(place[4][0]).partition("%")[0]).is_loopback for place in found)
 
 
@@ -386,6 +386,13 @@ def _connect_when_taken(
         time.sleep(min(_PAUSE_S, left_s))
 
 
+def _not_listening(address: SocketAddress, error: OSError) -> OSError:
+    text = f"cannot listen at {address}: {error.strerror}"
+    if error.errno == errno.EADDRINUSE:
+        text += "; stop what listens there ('durus status' asks a server), or choose another place"
+    return OSError(error.errno, text)
+
+
 def _disconnected(
     address: SocketAddress, error: OSError, timeout_s: float | None
 ) -> StorageDisconnectedError:
@@ -393,8 +400,10 @@ def _disconnected(
         return StorageDisconnectedError(
             f"cannot connect to the server at {address}: it did not answer within {timeout_s:g} s"
         )
-    reason = error.strerror or str(error)
-    return StorageDisconnectedError(f"cannot connect to the server at {address}: {reason}")
+    text = f"cannot connect to the server at {address}: {error.strerror or error}"
+    if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+        text += "; no server runs there: start it with 'durus serve'"
+    return StorageDisconnectedError(text)
 
 
 def _identity(path: str) -> tuple[int, int]:
