@@ -190,6 +190,7 @@ def test_second_writer_in_this_process_is_refused(path: Path) -> None:
         error = _refusal(path)
         assert isinstance(error, StorageLockedError)
         assert f"this process ({os.getpid()})" in str(error)
+        assert "close that first" in str(error)
     FileStorage(path).close()
 
 
@@ -213,6 +214,7 @@ def test_second_writer_is_told_who_was_first(path: Path, put: Put) -> None:
         assert isinstance(error, OSError)
         if os.access("/proc/locks", os.R_OK):
             assert f"process {holder.pid} ({sys.executable} -c" in str(error)
+        assert "let both use a server" in str(error)
         FileStorage(path, readonly=True).close()
     with FileStorage(path) as storage:
         put(storage, [0])

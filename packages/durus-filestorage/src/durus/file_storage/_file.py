@@ -386,20 +386,17 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def _locked_text(path: str, identity: Identity) -> str:
-    holder = _lock_holder(identity)
-    return (
-        f"tried to open {path!r} for writing, but {holder} has it open for writing;"
-        " open it read-only, or end the other writer"
-    )
-
-
-def _lock_holder(identity: Identity) -> str:
     """Say who holds the lock on a file, where the system tells (Linux does, in /proc/locks)."""
     pid = _lock_holder_pid(identity)
-    if pid is None:
-        return "another process"
+    holder = "another process" if pid is None else _process_text(pid)
+    advice = "open it read-only, end the other writer, or let both use a server: 'durus serve'"
     if pid == os.getpid():
-        return f"this process ({pid})"
+        holder = f"this process ({pid})"
+        advice = "use what has it open, a Database for several threads, or close that first"
+    return f"tried to open {path!r} for writing, but {holder} has it open for writing; {advice}"
+
+
+def _process_text(pid: int) -> str:
     command = _read_small(f"/proc/{pid}/cmdline").replace(b"\0", b" ")
     text = command.decode("utf-8", "backslashreplace")
     # Whatever that process was called with, the message stays one line.
