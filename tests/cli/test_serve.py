@@ -39,7 +39,8 @@ def test_a_file_is_served_and_kept(durus: Any, serve: Any, look: Look) -> None:
     server = serve("app.durus").ready()
     server.shell("root['n'] = 1; commit()")
     assert server.shell("root['n']") == "1\n"
-    server.stop()
+    # Nobody takes a name that was misspelt for a database that was there.
+    assert " INFO made app.durus (FileStorage)" in server.stop()[1]
     assert look(durus.folder / "app.durus")["n"] == 1
 
 
@@ -202,7 +203,7 @@ def test_readonly(durus: Any, serve: Any, database: Path) -> None:
         assert server.shell("sorted(root)") == "['ann', 'bob', 'cid']\n"
         done = durus("shell", *server.place, input="root['n'] = 1; commit()", status=1)
     assert "read-only" in done.stderr.splitlines()[-2]
-    server.stop()
+    assert f" INFO opened {database} (FileStorage)" in server.stop()[1]
 
 
 def test_readonly_makes_nothing(durus: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import logging
 import logging.handlers
+import os
 import pwd
 import signal
 import tempfile
@@ -169,8 +170,10 @@ def serve(
         target = Target(name, storage_class=storage_class)
         if target.asks_a_server():
             raise click.UsageError(f"{name!r} is served already, by another server")
+        path = target.path()
+        did = "made" if path is not None and not os.path.exists(path) else "opened"
         storage = stack.enter_context(open_target(target, create=not readonly, **storage_options))
-        logger.info("opened %s (%s)", one_line(name), type(storage).__name__)
+        logger.info("%s %s (%s)", did, one_line(name), type(storage).__name__)
         new_server(storage, address, server_options).serve()
 
 
