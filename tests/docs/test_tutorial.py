@@ -145,7 +145,13 @@ def test_many_edits_in_two_processes_at_once(start: Start) -> None:
         assert _get(f"{wiki}/changes").count("<li>") == len(titles)
 
 
-def test_the_wiki_on_a_file(start: Start) -> None:
+def test_the_wiki_on_a_file(start: Start, tmp_path: Path) -> None:
     """For a first try a file will do, without a server."""
     wiki = _start_wiki(start, "wiki.durus")
     assert "<p>Black.</p>" in _save(wiki, "Tea", "Black.")
+    # A second one at the same port says what to do.
+    port = wiki.rpartition(":")[2]
+    process = start(sys.executable, "-m", "wiki", "other.durus", port)
+    assert process.wait(timeout=120) == 1
+    log = (tmp_path / "log-1").read_text(encoding="utf-8")
+    assert log == f"wiki: port {port}: Address already in use; give another port\n"

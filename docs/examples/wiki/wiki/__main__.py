@@ -28,7 +28,11 @@ def main() -> None:
         sys.exit(f"wiki: {error}")
     with database:
         application = Application(database)
-        with make_server("127.0.0.1", options.port, application, server_class=Server) as server:
+        try:
+            server = make_server("127.0.0.1", options.port, application, server_class=Server)
+        except OSError as error:
+            sys.exit(f"wiki: port {options.port}: {error.strerror}; give another port")
+        with server:
             print(
                 f"Serving {options.database} at http://127.0.0.1:{server.server_port}/", flush=True
             )
