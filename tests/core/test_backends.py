@@ -653,8 +653,8 @@ def test_old_durus_in_the_environment_is_refused(tmp_path: Path) -> None:
     )
     assert run.returncode == 1
     last_line = run.stderr.strip().splitlines()[-1]
-    assert last_line.startswith("ImportError: an older Durus (")
-    assert "pip uninstall Durus durus-core" in last_line
+    assert last_line.startswith("ImportError: an old Durus (")
+    assert "pip uninstall Durus" in last_line
 
 
 def test_storage_is_opened(installed: Install) -> None:

@@ -33,6 +33,17 @@ from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
 import durus
+
+# Ours is a namespace, without a file. Before all imports, for the old one may have replaced those.
+if getattr(durus, "__file__", None) is not None:
+    raise ImportError(
+        f"an old Durus ({durus.__file__}) is installed in the same environment and hides parts of"
+        " this one: run `pip uninstall Durus`, then install all of this one again with"
+        " --force-reinstall",
+        name="durus",
+        path=durus.__file__,
+    )
+
 from durus.error import (
     BackendError,
     StorageFormatError,
@@ -77,21 +88,6 @@ _owners: dict[tuple[int, int], dict[object, type[Storage]]] = {}
 _owners_lock = threading.RLock()
 
 _BOOLS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-
-
-def _refuse_old_durus() -> None:
-    """Refuse to work in a `durus` that is a package with an `__init__`: ours is a namespace."""
-    old = getattr(durus, "__file__", None)
-    if old is not None:
-        raise ImportError(
-            f"an older Durus ({old}) is mixed with durus-core in this environment; uninstall both"
-            " ('pip uninstall Durus durus-core') and install durus-core again",
-            name="durus",
-            path=old,
-        )
-
-
-_refuse_old_durus()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import durus
 if getattr(durus, "__file__", None) is not None:
     raise ImportError(
         "an old Durus is installed in the same environment and hides parts of this one:"
-        " run `pip uninstall Durus` and install durus-core again"
+        " run `pip uninstall Durus`, then install all of this one again with --force-reinstall"
     )
 
 from durus.sqlite_storage._storage import SqliteStorage
