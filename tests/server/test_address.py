@@ -101,9 +101,11 @@ def test_nobody_there_is_a_lost_server(kind: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_host_is_named() -> None:
-    """Where the system knows no such host, the error of listening names the address."""
+    """Where the system knows no such host, the errors name the address, and what stands there."""
     with pytest.raises(OSError, match=r"cannot listen at no-such-host\.invalid:2972: "):
         HostPortAddress("no-such-host.invalid").get_listening_socket()
+    with pytest.raises(StorageDisconnectedError, match=r"app\.invalid:2972: .*name of a host"):
+        parse_host_port("app.invalid").get_connected_socket()
 
 
 @pytest.fixture

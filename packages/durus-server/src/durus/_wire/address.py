@@ -403,6 +403,8 @@ def _disconnected(
     text = f"cannot connect to the server at {address}: {error.strerror or error}"
     if isinstance(error, ConnectionRefusedError | FileNotFoundError):
         text += "; no server runs there: start it with 'durus serve'"
+    elif isinstance(error, socket.gaierror):
+        text += "; durus: takes the name of a host, and a file is named without it"
     return StorageDisconnectedError(text)
 
 
