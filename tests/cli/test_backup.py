@@ -309,10 +309,24 @@ def test_a_bad_chain_is_refused(
         assert _value(target) == 2
         target.unlink()
     _set(path, 7)
-    done = _back_up(path, three_pieces, full=name.endswith(".data") and change == "flip")
+    done = _back_up(path, three_pieces)
     assert done.piece.kind == "full"
+    assert told in done.reason
     restore(str(three_pieces), str(target))
     assert _value(target) == 7
+
+
+def test_an_altered_piece_and_another_past(three_pieces: Path, path: Path, target: Path) -> None:
+    """A chain that was altered is left, also if nothing is new; another past is refused."""
+    data = three_pieces / "000002-increment.data"
+    before = data.read_bytes()
+    data.write_bytes(bytes(len(before)))
+    done = _back_up(path, three_pieces)
+    assert (done.is_written, done.piece.kind) == (True, "full")
+    restore(str(three_pieces), str(target), 3)
+    target.replace(path)
+    with pytest.raises(StorageOpenError, match="--full"):
+        _back_up(path, three_pieces)
 
 
 def test_a_piece_of_elsewhere_is_refused(
@@ -614,8 +628,16 @@ def test_the_list(durus: Any, three_pieces: Path) -> None:
     assert list(told) == ["durus_restore", "folder", "pieces", "problems"]
     assert [piece["last_serial"] for piece in told["pieces"]] == [3, 5, 7]
     assert told["problems"] == []
-    (three_pieces / "000002-increment.data").unlink()
+    data = three_pieces / "000002-increment.data"
+    data.write_bytes(bytes(data.stat().st_size))
+    durus("restore", three_pieces, "--list")
+    found = durus("restore", three_pieces, "--list", "--verify", "--json", status=1)
+    text = "piece 000002-increment.data is damaged: its SHA-256 is not that of its manifest"
+    assert json.loads(found.stdout)["problems"] == [text]
+    data.unlink()
     done = durus("restore", three_pieces, "--list", status=1)
+    assert "wrong: piece 000002-increment.data is missing\n" in done.stdout
+    done = durus("restore", three_pieces, "--list", "--verify", status=1)
     assert "wrong: piece 000002-increment.data is missing\n" in done.stdout
 
 
@@ -634,6 +656,7 @@ def test_wrong_usage(durus: Any, three_pieces: Path, path: Path) -> None:
     for arguments in (
         ("restore", three_pieces),
         ("restore", three_pieces, "new.durus", "--list"),
+        ("restore", three_pieces, "new.durus", "--verify"),
         ("restore", three_pieces, "new.durus", "--at", "yesterday"),
         ("restore", three_pieces, "sqlite:new.durus"),
         ("backup", path),

@@ -14,7 +14,7 @@ from durus.cli._at import Moment, at_option
 from durus.cli._errors import EXIT_FAILURE
 from durus.cli._output import bytes_text, one_line, stdout_console, time_text
 from durus.cli._progress import progress
-from durus.tools.backup import Catalog, Piece, Restored, read_catalog
+from durus.tools.backup import Catalog, Piece, Problem, Restored, find_problems, read_catalog
 from durus.tools.backup import restore as restore_backup
 
 __all__ = ["restore"]
@@ -28,6 +28,7 @@ _JSON_FORM = 1
 @click.argument("target", type=click.Path(), required=False)
 @at_option
 @click.option("--list", "as_list", is_flag=True, help="Tell what is in FOLDER; restore nothing.")
+@click.option("--verify", is_flag=True, help="With --list: read and check the data of each piece.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program.")
 @click.pass_context
 def restore(
@@ -36,6 +37,7 @@ def restore(
     target: str | None,
     at: Moment | None,
     as_list: bool,
+    verify: bool,
     as_json: bool,
 ) -> None:
     """Make the new file TARGET of the backups in FOLDER.
@@ -45,8 +47,10 @@ def restore(
     if as_list:
         if target is not None or at is not None:
             raise click.UsageError("--list restores nothing: it takes neither TARGET nor --at")
-        _list(context, read_catalog(folder), as_json=as_json)
+        _list(context, read_catalog(folder), verify=verify, as_json=as_json)
         return
+    if verify:
+        raise click.UsageError("--verify belongs to --list; what is restored is always checked")
     if target is None:
         raise click.UsageError("give TARGET, the file to make, or --list")
     if file_path(target) != target:
@@ -83,20 +87,29 @@ def _summary(done: Restored, target: str) -> str:
     return f"restored {one_line(target)}: {of}, {bytes_text(done.size_bytes)}, from {names}"
 
 
-def _list(context: click.Context, catalog: Catalog, *, as_json: bool) -> None:
+def _list(context: click.Context, catalog: Catalog, *, verify: bool, as_json: bool) -> None:
     """Tell of the pieces; the exit status is 1 if one is missing or damaged."""
+    problems = _verified(catalog) if verify else catalog.problems
     if as_json:
         answer = {
             "durus_restore": _JSON_FORM,
             "folder": catalog.folder,
             "pieces": [piece.as_json() for piece in catalog.pieces.values()],
-            "problems": [found.text for found in catalog.problems],
+            "problems": [found.text for found in problems],
         }
         print(json.dumps(answer, indent=2))
     else:
         _print_table(catalog)
-    if catalog.problems:
+        for found in problems:
+            print(f"wrong: {one_line(found.text)}")
+    if problems:
         context.exit(EXIT_FAILURE)
+
+
+def _verified(catalog: Catalog) -> list[Problem]:
+    total = sum(piece.size_bytes for piece in catalog.pieces.values())
+    with progress(f"checking {catalog.folder}", total, "byte") as show:
+        return find_problems(catalog, show)
 
 
 def _print_table(catalog: Catalog) -> None:
@@ -108,8 +121,6 @@ def _print_table(catalog: Catalog) -> None:
     for piece in catalog.pieces.values():
         table.add_row(*map(Text, _row(piece)))
     console.print(table)
-    for found in catalog.problems:
-        print(f"wrong: {one_line(found.text)}")
 
 
 def _row(piece: Piece) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ __all__ = [
     "Catalog",
     "Piece",
     "Problem",
+    "find_problems",
     "gen_data",
     "locked",
     "read_catalog",
@@ -323,6 +324,32 @@ def gen_data(catalog: Catalog, piece: Piece) -> Iterator[bytes]:
             f"piece {piece.name}.data is damaged: its SHA-256 is not that of its manifest",
             path=path,
         )
+
+
+def find_problems(
+    catalog: Catalog,
+    progress: Callable[[int], object] = lambda done: None,  # noqa: ARG005 - nobody watches
+) -> list[Problem]:
+    """Give all that is wrong with the pieces, ascending: their data is read.
+
+    Args:
+        catalog: what is in the folder.
+        progress: called now and then with how many bytes of data were read.
+
+    Raises:
+        StorageError: the system does not let us read.
+    """
+    # What is missing or short is told in the same words as without reading.
+    problems = set(catalog.problems)
+    done_bytes = 0
+    for piece in catalog.pieces.values():
+        try:
+            for chunk in gen_data(catalog, piece):
+                done_bytes += len(chunk)
+                progress(done_bytes)
+        except CorruptionError as error:
+            problems.add(Problem(piece.number, str(error)))
+    return sorted(problems)
 
 
 def _remove_leftovers(catalog: Catalog) -> None:

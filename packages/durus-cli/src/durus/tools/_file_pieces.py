@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -54,13 +55,20 @@ class FileSource:
     def follow(self, catalog: Catalog, chain: list[Piece]) -> Break | None:
         """Go on after the last piece of a chain; give why that is impossible, if it is."""
         last = chain[-1]
-        if last.end <= self._end:
-            for chunk in self._growing.gen_bytes(0, last.end):
+        if last.end > self._end:
+            return self._why_replaced(last)
+        damages: list[str] = []
+        # The pieces are read beside the file, so that the progress tells of both.
+        for chunk, _ in zip_longest(
+            self._growing.gen_bytes(0, last.end), _gen_checked(catalog, chain, damages)
+        ):
+            if chunk is not None:
                 self._take(chunk)
-            if self._digest.hexdigest() == last.state:
-                return None
-            self._start, self._digest = 0, sha256()
-        return self._why_replaced(last)
+        is_same = self._digest.hexdigest() == last.state
+        if is_same and not damages:
+            return None
+        self._start, self._digest = 0, sha256()
+        return Break(damages[0]) if is_same else self._why_replaced(last)
 
     def gen_chunks(self) -> Iterator[bytes]:
         for chunk in self._growing.gen_bytes(self._start, self._end):
@@ -118,6 +126,15 @@ class FileSource:
             " database has no such commit; it was restored, repaired or made anew",
             is_other=True,
         )
+
+
+def _gen_checked(catalog: Catalog, chain: list[Piece], damages: list[str]) -> Iterator[bytes]:
+    """Yield what pieces hold up to the first one that is not what was written; note that one."""
+    try:
+        for piece in chain:
+            yield from gen_data(catalog, piece)
+    except CorruptionError as error:
+        damages.append(str(error))
 
 
 def restore_file(

@@ -27,6 +27,7 @@ from durus.tools._backup_folder import (
     Catalog,
     Piece,
     Problem,
+    find_problems,
     locked,
     read_catalog,
     write_piece,
@@ -42,6 +43,7 @@ __all__ = [
     "Problem",
     "Restored",
     "back_up",
+    "find_problems",
     "read_catalog",
     "restore",
 ]
