@@ -195,6 +195,25 @@ def test_a_class_that_is_called_like_a_module(durus: Any) -> None:
     assert "not both" in durus.error(*names, "--class", "--module", status=2)
 
 
+def test_what_is_something_else(durus: Any) -> None:
+    """Where OLD is not what NEW or an option takes it for, that is said, and what to do."""
+    _store(durus.folder / "app.durus", b"\x80\x04\x8c\x06shop.m\x8c\x0bOuter.Inner\x93.")
+    for old in ("shop.m.Outer.Inner", "shop.m.Outer"):
+        a_class = f"tried to rename the module {old}, but that is a class here"
+        message = durus.error("rename", "app.durus", old, "Inner")
+        assert message == (
+            f"{a_class}, and 'Inner' names no module; write MODULE:CLASS, such as shop.m:Inner"
+        )
+        message = durus.error("rename", "app.durus", old, "n.m", "--module")
+        assert message == f"{a_class}; say --class in place of --module"
+    a_module = "tried to rename the class shop.m, but that is a module here"
+    assert durus.error("rename", "app.durus", "shop.m", "n:m").startswith(a_module)
+    message = durus.error("rename", "app.durus", "shop.m", "n.m", "--class")
+    assert message == f"{a_module}; say --module in place of --class"
+    told = durus("rename", "app.durus", "shop.m.Outer.Inner", "shop.m:Inner").stdout
+    assert "shop.m.Outer.Inner -> shop.m.Inner: 1 time" in told
+
+
 @pytest.mark.parametrize(
     "new", ["", "a..b", "a b.c", "a.b\nc", "a:b:c", "9.x", "shop.models.Order"]
 )

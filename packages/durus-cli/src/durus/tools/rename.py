@@ -155,7 +155,7 @@ def plan(
             show(count)
     matching = [report for report in reports if report.oids]
     if not matching:
-        raise RenameError(_not_found(storage, old))
+        raise RenameError(_not_found(storage, old, new, kind))
     if len(matching) > 1:
         raise RenameError(
             f"{old} is both a class and a module here; say which one with --class or --module"
@@ -282,16 +282,42 @@ def _rewritten(opened: OpenRecord, edits: list[Edit]) -> bytes:
     return close_record(opened, data, opened.state_start + grown)
 
 
-def _not_found(storage: Storage, old: str) -> str:
-    names = set(_gen_names(storage))
-    close = get_close_matches(old, sorted(names), _MOST_MATCHES)
+def _not_found(storage: Storage, old: str, new: str, kind: Kind | None) -> str:
+    """Say what is called `old`, where that is not what was looked for, or what is called nearly so.
+
+    Args:
+        storage: what was looked through.
+        old: what no record names.
+        new: what it was to be called, and
+        kind: what it was said to be, which decide what was looked for.
+    """
+    modules: set[str] = set()
+    # Of each class its module, which the dots do not tell.
+    classes: dict[str, str] = {}
+    for module, name in _gen_names(storage):
+        modules.update(_gen_outer(module))
+        classes.update((f"{module}.{outer}", module) for outer in _gen_outer(name))
+    if old in classes:
+        attempt = f"tried to rename the module {old}, but that is a class here"
+        if kind is not None:
+            return f"{attempt}; say --class in place of --module"
+        return (
+            f"{attempt}, and {new!r} names no module; write MODULE:CLASS, such as"
+            f" {classes[old]}:{new}"
+        )
+    if old in modules:
+        attempt = f"tried to rename the class {old}, but that is a module here"
+        if kind is not None:
+            return f"{attempt}; say --module in place of --class"
+        return f"{attempt}; {new!r} is the name of a class in one: write it without the colon"
+    close = get_close_matches(old, sorted(modules | classes.keys()), _MOST_MATCHES)
     if not close:
         return f"no record names {old}, nor anything like it"
     return f"no record names {old}; close to it: {', '.join(close)}"
 
 
-def _gen_names(storage: Storage) -> Iterator[str]:
-    """Yield the name of each class that is named, and of the modules around it."""
+def _gen_names(storage: Storage) -> Iterator[tuple[str, str]]:
+    """Yield module and name of each class that is named."""
     for _, record in storage.gen_oid_record():
         try:
             steps = list(gen_record_steps(open_record(record)))
@@ -299,9 +325,12 @@ def _gen_names(storage: Storage) -> Iterator[str]:
             # This is for advice only.
             continue
         for step in steps:
-            if isinstance(step.given, Global) and step.op != "REDUCE":
-                module = step.given.module
-                yield f"{module}.{step.given.name}"
-                while module:
-                    yield module
-                    module = module.rpartition(".")[0]
+            if isinstance(step.given, Global):
+                yield step.given.module, step.given.name
+
+
+def _gen_outer(name: str) -> Iterator[str]:
+    """Yield a name with dots, and those around it."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
