@@ -12,6 +12,8 @@ import pytest
 
 from durus.backends import installed_storages, open_storage
 from durus.connection import Connection
+from durus.serialize import pack_record
+from durus.utils import int8_to_str
 
 COMMANDS = [("shell",), ("shell", "--readonly"), ("pack",), ("info",)]
 # Where it is installed, test_serve.py says what happens.
@@ -255,11 +257,41 @@ def test_an_empty_name(durus: Any) -> None:
         assert "empty" in durus.error(*command, "")
 
 
-def test_a_read_only_file_without_a_root(durus: Any) -> None:
-    """A database that nobody has committed to yet has nothing to be read."""
+ROOT_READERS = [
+    ("shell", "NAME", "--readonly"),
+    ("export", "NAME"),
+    ("show", "NAME"),
+    ("refs", "NAME", "root.users"),
+    ("history", "NAME", "0"),
+]
+
+
+def test_an_empty_database(durus: Any) -> None:
+    """What nobody has committed to is said to be empty, where it is read from the root."""
     open_storage(durus.folder / "new.durus").close()
-    durus.error("shell", "--readonly", "new.durus")
+    for command in ROOT_READERS:
+        message = durus.error(*(word.replace("NAME", "new.durus") for word in command))
+        assert "but 'new.durus' is empty: it has no root" in message
+        assert "'durus shell new.durus'" in message
     assert "Objects       0" in durus("info", "new.durus", "--garbage").stdout
+    assert "nothing wrong; checked 0 objects" in durus("check", "new.durus").stdout
+    told = durus("copy", "new.durus", "copy.durus").stdout
+    assert told.startswith("copied new.durus to copy.durus: 0 objects")
+
+
+def test_objects_without_a_root(durus: Any) -> None:
+    """Where there are objects and no root, that is said, and not that all is well."""
+    with open_storage(durus.folder / "lost.durus") as storage:
+        storage.begin()
+        oid = int8_to_str(3)
+        data = b"\x80\x02cdurus.persistent\nPersistent\nq\0.\x80\x02}."
+        storage.store(oid, pack_record(oid, data, b""))
+        storage.end()
+    for command in ROOT_READERS:
+        message = durus.error(*(word.replace("NAME", "lost.durus") for word in command))
+        assert "but 'lost.durus' has no root, the object with oid 0" in message
+    assert "durus.persistent.Persistent" in durus("show", "lost.durus", "3").stdout
+    assert "root (oid 0): is the root, and is not" in durus("check", "lost.durus", status=1).stdout
 
 
 def _flip(path: Path, offset: int) -> None:

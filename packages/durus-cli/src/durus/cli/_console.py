@@ -14,6 +14,7 @@ from durus.cli._at import Moment, as_of_text, at_option, past
 from durus.cli._errors import EXIT_FAILURE
 from durus.cli._interact import run_console, run_file, run_ipython, run_script
 from durus.cli._output import count_text, one_line
+from durus.cli._root import require_root
 from durus.cli._target import Target, database_argument, open_target, server_options, target_of
 from durus.connection import Connection
 from durus.error import StorageMissingError
@@ -100,6 +101,8 @@ def _connect(
         raise StorageMissingError(f"{error}{cure}", error.path) from error
     sizes: dict[str, Any] = {} if cache_size is None else {"cache_size": cache_size}
     try:
+        if options.keys() & {"readonly", "at"}:
+            require_root(storage, "show", target.name)
         # A tool shows what it cannot import, and must not lose it.
         return Connection(storage, **sizes, broken_objects=True)
     except BaseException:

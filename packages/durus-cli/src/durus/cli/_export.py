@@ -15,6 +15,7 @@ from durus.cli._at import Moment, at_option, past
 from durus.cli._errors import CommandError
 from durus.cli._output import count_text, one_line
 from durus.cli._progress import progress
+from durus.cli._root import require_root
 from durus.cli._target import database_argument, open_target, target_of
 from durus.tools.export import export_lines
 
@@ -34,16 +35,15 @@ def export(database: str, file: str, at: Moment | None, **access: Any) -> None:
     writing to it meanwhile. Nothing that it names is imported or run.
     """
     target = target_of(database, None, None, None, None, None, **access)
-    with (
-        open_target(target, readonly=True, **past(at)) as storage,
-        _output(file) as out,
-        progress(f"exporting {target.name}", storage.describe().object_count) as show,
-    ):
-        count = -2  # the first line and the last are no objects
-        for line in export_lines(storage, target.name):
-            out.write(line)
-            count += 1
-            show(max(count, 0))
+    with open_target(target, readonly=True, **past(at)) as storage:
+        require_root(storage, "export", target.name)
+        total = storage.describe().object_count
+        with _output(file) as out, progress(f"exporting {target.name}", total) as show:
+            count = -2  # the first line and the last are no objects
+            for line in export_lines(storage, target.name):
+                out.write(line)
+                count += 1
+                show(max(count, 0))
     if file != "-":
         print(
             f"exported {one_line(target.name)}: {count_text(count, 'object')} to {one_line(file)}"

@@ -15,8 +15,8 @@ from durus.cli._access import Access, access_options
 from durus.cli._errors import CommandError
 from durus.cli._output import bytes_text, one_line, stdout_console, time_text
 from durus.cli._progress import progress
+from durus.cli._root import find_object
 from durus.cli._target import Target, database_argument, open_target
-from durus.inspection import resolve
 from durus.serialize import extract_class_path
 from durus.storage import Storage
 from durus.tools.history import Change, Transaction, Version, gen_transactions, gen_versions
@@ -60,7 +60,8 @@ def history(database: str, which: str | None, limit: int, as_json: bool, **acces
         if which is None:
             _tell_transactions(database, storage, limit, as_json=as_json)
         else:
-            _tell_versions(database, storage, resolve(storage, which), limit, as_json=as_json)
+            oid = find_object(storage, which, database)
+            _tell_versions(database, storage, oid, limit, as_json=as_json)
 
 
 def _tell_transactions(database: str, storage: Storage, limit: int, *, as_json: bool) -> None:

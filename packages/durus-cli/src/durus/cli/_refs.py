@@ -10,8 +10,8 @@ import click
 from durus.cli._access import Access, access_options
 from durus.cli._output import bytes_text, count_text, one_line
 from durus.cli._progress import progress
+from durus.cli._root import find_object
 from durus.cli._target import Target, database_argument, open_target
-from durus.inspection import resolve
 from durus.tools.refs import Refs, find_refs
 
 __all__ = ["refs"]
@@ -32,7 +32,7 @@ def refs(database: str, which: str, as_json: bool, **access: Any) -> None:
     'root["users"]["kim"]'. All of DATABASE, which is opened read-only, is read for it.
     """
     with open_target(Target(database, access=Access(**access)), readonly=True) as storage:
-        oid = resolve(storage, which)
+        oid = find_object(storage, which, database)
         with progress(f"reading {database}") as show:
             found = find_refs(storage, oid, show)
     if as_json:

@@ -12,8 +12,8 @@ from rich.text import Text
 from durus.cli._access import Access, access_options
 from durus.cli._at import Moment, at_option, past
 from durus.cli._output import bytes_text, count_text, one_line, stdout_console
+from durus.cli._root import find_object
 from durus.cli._target import Target, database_argument, open_target
-from durus.inspection import resolve
 from durus.storage import Storage
 from durus.tools.show import ShownObject, class_of, gen_lines, json_value, read_object
 
@@ -61,7 +61,7 @@ def show(
     """
     target = Target(database, access=Access(**access))
     with open_target(target, readonly=True, **past(at)) as storage:
-        shown = read_object(storage, resolve(storage, which), trust)
+        shown = read_object(storage, find_object(storage, which, database), trust)
         if as_json:
             print(json.dumps(_as_json(database, shown), indent=2))
         else:
