@@ -15,6 +15,7 @@ from durus.backends import open_storage
 from durus.connection import Connection
 from durus.error import StorageFormatError
 from durus.storage import MemoryStorage
+from durus.tools import _json_states
 from durus.tools.export import import_lines, is_blank
 
 ROOT_CLASS = "durus.persistent_dict.PersistentDict"
@@ -181,6 +182,26 @@ def test_deep_shared_values() -> None:
     for _ in range(50_000):
         (value,) = value
     assert value == "end"
+
+
+def test_a_tuple_in_very_many_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tuple in lists in itself comes back; one whose writing would take for ever is refused."""
+    parts = [[{"$shared": 0}] for _ in range(100)]
+    value = _value({"$shared": 0}, {"$tuple": parts})
+    assert all(part[0] is value for part in value)
+    monkeypatch.setattr(_json_states, "_MOST_STEPS", 1000)
+    lines = _export_of(_root({"$shared": 0}, shared=[{"$tuple": parts}]))
+    assert "shared value 0 is made of itself in too many ways" in _refusal(lines)
+
+
+def test_no_line_takes_the_square_of_its_length() -> None:
+    """What is refused is refused at once, however many keys or names of one value are in it."""
+    keys = ",".join(f'"{number}":1' for number in range(200_000))
+    line = f'{{"oid":0,"class":"a.B","state":{{{keys},"199999":1}}}}\n'.encode()
+    assert "the key '199999' twice" in _refusal(_export_of(line))
+    no_key = {**dict.fromkeys(map(str, range(50_000)), 1), "$tuple": []}
+    names = [{"$shared": 0}] * 50_000
+    assert "beside $tuple" in _refusal(_export_of(_root({"$set": names}, shared=[no_key])))
 
 
 def test_large_states_are_compressed(tmp_path: Path) -> None:

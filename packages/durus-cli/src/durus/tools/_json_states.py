@@ -12,6 +12,7 @@ import pickle
 import re
 import struct
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time
 from decimal import Decimal, InvalidOperation
@@ -25,6 +26,12 @@ from durus.utils import int8_to_str
 __all__ = ["parse_line", "shown", "to_pickle"]
 
 _LONGEST_REPR = 60
+
+# A tuple that is met again in one of its parts is begun again there, as by a pickler: the time that
+# takes grows with the square of its parts. So there is an end: of opcodes and values to write, with
+# what every value of the state may need. A pickler's recursion usually ends far below it.
+_MOST_STEPS = 5_000_000
+_MOST_STEPS_FOR_A_VALUE = 20
 
 
 def parse_line(line: bytes) -> Any:
@@ -61,8 +68,8 @@ def to_pickle(state: Any, shared: list[Any]) -> tuple[bytes, set[bytes]]:
 def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
+        counts = Counter(key for key, _ in pairs)
+        repeated = next(key for key, count in counts.items() if count > 1)
         raise ValueError(f"an object has the key {repeated!r:.60} twice")
     return found
 
@@ -112,6 +119,9 @@ class _Writer:
         self._chunks: list[bytes] = [b"\x80\x04"]
         self._memo: dict[Any, int] = {}
         self._memo_count_at: dict[int, int] = {}
+        self._hashable: set[int] = set()
+        self._step_count = 0
+        self._most_steps = 0
         self._todo: _Todo = []
 
     def get_pickle(self) -> bytes:
@@ -122,14 +132,19 @@ class _Writer:
     def write(self, value: Any) -> None:
         """Write a value, and all that it holds."""
         todo = self._todo = [value]
+        self._state = value
+        chunks = self._chunks
         while todo:
             step = todo.pop()
             if type(step) is bytes:
-                self._chunks.append(step)
+                chunks.append(step)
             elif type(step) is tuple:
                 step[0](self, *step[1:])
             else:
-                todo.extend(reversed(self._opened(step, None)))
+                opened = self._opened(step, None)
+                self._step_count += len(opened)
+                opened.reverse()
+                todo += opened
 
     def _opened(self, value: Any, key: _Key) -> _Todo:
         """Give what a value is written as: opcodes, steps, and the values that it holds."""
@@ -193,6 +208,10 @@ class _Writer:
         return self._container(pickle.EMPTY_LIST, value, pickle.APPENDS, key)
 
     def _dict(self, value: dict[str, Any], key: _Key) -> _Todo:
+        if len(value) == 1:
+            (tag,) = value
+            if tag in _TAGS:
+                return _TAGS[tag][0](self, value, key)
         tags = [name for name in value if name[:1] == "$"]
         if not tags:
             parts = [part for pair in value.items() for part in pair]
@@ -224,10 +243,24 @@ class _Writer:
         if key in self._memo:
             self._chunks.append(self._got(key))
             return
-        if self._memo_count_at.get(number) == len(self._memo):
-            raise ValueError(f"shared value {number} is made of itself")
+        memo_count = self._memo_count_at.get(number)
+        if memo_count is not None:
+            self._check_begun(number, memo_count)
         self._memo_count_at[number] = len(self._memo)
-        self._todo.extend(reversed(self._opened(self._shared[number], key)))
+        opened = self._opened(self._shared[number], key)
+        self._step_count += len(opened)
+        opened.reverse()
+        self._todo += opened
+
+    def _check_begun(self, number: int, memo_count: int) -> None:
+        """Refuse what is met while it is being written, if nothing came of that, or too much."""
+        if memo_count == len(self._memo):
+            raise ValueError(f"shared value {number} is made of itself")
+        if not self._most_steps:
+            values = _count_values([self._state, self._shared])
+            self._most_steps = _MOST_STEPS + _MOST_STEPS_FOR_A_VALUE * values
+        if self._step_count > self._most_steps:
+            raise ValueError(f"shared value {number} is made of itself in too many ways")
 
     def _tag_tuple(self, value: dict[str, Any], key: _Key) -> _Todo:
         return self._tuple(_list_of(value["$tuple"], "$tuple"), key)
@@ -262,6 +295,9 @@ class _Writer:
             found = value
             if isinstance(value, dict) and "$shared" in value:
                 number = _int_of(value["$shared"], 0, len(self._shared) - 1, "$shared")
+                if number in self._hashable:
+                    continue
+                self._hashable.add(number)
                 found = self._shared[number]
             if isinstance(found, list) or (
                 isinstance(found, dict)
@@ -406,6 +442,20 @@ class _Writer:
         elif "tz" in value:
             args.append(value["tz"])
         return self._made({"args": args}, f"datetime.{name}", [pickle.REDUCE], key)
+
+
+def _count_values(value: Any) -> int:
+    """Count the values of JSON in a value, itself included."""
+    count = 0
+    waiting = [value]
+    while waiting:
+        found = waiting.pop()
+        count += 1
+        if isinstance(found, list):
+            waiting += found
+        elif isinstance(found, dict):
+            waiting += found.values()
+    return count
 
 
 def _marked(parts: list[Any], opcode: bytes) -> _Todo:
