@@ -293,24 +293,42 @@ def test_batches_leave_no_half_file(
 
 
 def test_a_killed_import_leaves_no_database(durus: Any, exported: Path) -> None:
-    """At SIGKILL there is no file of that name; what is left hinders no second import."""
+    """At SIGKILL there is no file of that name; the next import removes what is left, no more."""
     lines = exported.read_bytes().splitlines(keepends=True)
-    process = subprocess.Popen(
-        [*durus.words, "import", "-", "new.durus"],
-        cwd=durus.folder,
-        env=durus.environment,
-        stdin=subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    with process.stdin as pipe:
-        pipe.write(b"".join(lines[:-1]))
-        pipe.flush()
-        while not list(durus.folder.glob("new.durus.importing-*/new.durus")):
+    mine = durus.folder / "new.durus.importing-12345678"
+    mine.mkdir()
+    (mine / "notes").touch()
+
+    def start() -> tuple[subprocess.Popen[bytes], Path]:
+        """Start an import that waits for its last line; give it and where it works."""
+        before = set(durus.folder.glob("new.durus.importing-*/new.durus"))
+        process = subprocess.Popen(
+            [*durus.words, "import", "-", "new.durus"],
+            cwd=durus.folder,
+            env=durus.environment,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        durus.processes.append(process)
+        assert process.stdin is not None
+        process.stdin.write(b"".join(lines[:-1]))
+        process.stdin.flush()
+        while not (made := set(durus.folder.glob("new.durus.importing-*/new.durus")) - before):
             assert process.poll() is None
-        process.kill()
-        process.wait()
+        return process, made.pop().parent
+
+    killed, left = start()
+    killed.kill()
+    killed.communicate()
+    assert left.exists()
     assert not (durus.folder / "new.durus").exists()
+    living, used = start()
+    assert not left.exists()
     durus("import", exported, "new.durus")
+    assert used.exists()
+    _, told = living.communicate(lines[-1])
+    assert b"there is a 'new.durus' already" in told
+    assert list(durus.folder.glob("new.durus.importing-*")) == [mine]
 
 
 def test_somebody_else_made_the_file(exported: Path, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from durus.storage import Storage
 from durus.tools._json_states import parse_line, shown, to_pickle
 from durus.tools._json_values import to_json
 from durus.tools._state_graph import Global, Pairs, read_graph
+from durus.tools._work_folder import work_folder
 from durus.utils import int8_to_str, str_to_int8
 
 __all__ = ["export_lines", "import_into_new_file", "import_lines", "is_blank"]
@@ -116,7 +116,7 @@ def import_into_new_file(
     """Make a database of an export: a file that is there when it is whole, and not before.
 
     It is written in a folder of its own beside `path`, whose name begins with the file's and
-    `.importing-`. After a crash that folder may be left; it can be removed.
+    `.importing-`. What a crash has left of an import into the same file is removed.
 
     Args:
         lines, name, show: as for `import_lines`.
@@ -133,8 +133,8 @@ def import_into_new_file(
     _check_free(path)
     target = Path(path)
     folder = target.absolute().parent
-    with tempfile.TemporaryDirectory(prefix=f"{target.name}.importing-", dir=folder) as made:
-        new = Path(made, target.name)
+    with work_folder(target, "importing") as made:
+        new = made / target.name
         with open_(str(new)) as storage:
             count = import_lines(lines, storage, name, at_once=False, show=show)
         _check_whole(new)
