@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import pickle
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from durus.file_storage._commit_record import BASE, SYNCED, UNSYNCED, Commit
+from durus.error import CorruptionError
+from durus.file_storage._commit_record import BASE, COMMIT_MARK, SYNCED, UNSYNCED, Commit
 from durus.file_storage._file import open_file
 from durus.file_storage2 import FileStorage2, _format
-from durus.file_storage2._commit_record import pack_commit, parse_commit
+from durus.file_storage2._commit_record import COMMIT_MARK_OFFSET, pack_commit, parse_commit
 from durus.file_storage2._format import DFS20
-from durus.serialize import check_proof, extract_class_path, unpack_record
+from durus.serialize import check_proof, extract_class_path, pack_record, unpack_record
+from durus.testing.records import make_record
 from durus.utils import int8_to_str
 
 Put = Callable[..., list[bytes]]
@@ -118,3 +121,44 @@ def test_new_file_is_that_of_durus_4_3(path: Path) -> None:
     raw = path.read_bytes()
     golden = Path(__file__).parents[1] / "compat" / "golden" / "dfs20-empty.durus"
     assert golden.read_bytes().startswith(raw)
+
+
+@pytest.mark.parametrize("is_whole", [True, False], ids=["the mark", "all of it"])
+def test_a_base_with_a_damaged_mark_is_refused(path: Path, put: Put, is_whole: bool) -> None:
+    """It is not taken for one of Durus 4.3, whichever bit it is; a repair keeps its records."""
+    with FileStorage2(path) as storage:
+        put(storage, {0: [1], 1: []})
+        storage.pack()
+        put(storage, {1: []}, b"later")
+        records = dict(storage.gen_oid_record())
+    content = path.read_bytes()
+    start = _format.BASE_START + COMMIT_MARK_OFFSET
+    places = [(start + place, bit) for place in range(len(COMMIT_MARK)) for bit in range(8)]
+    for place, bit in places if is_whole else [(start, 0)]:
+        changed = bytearray(content)
+        changed[place] ^= 1 << bit
+        if not is_whole:
+            changed[start : start + 60] = bytes(60)
+        path.write_bytes(changed)
+        with pytest.raises(CorruptionError, match="at offset 14, found what is left of a base's"):
+            FileStorage2(path)
+    with FileStorage2(path, repair=True) as storage:
+        assert dict(storage.gen_oid_record()) == records
+
+
+def test_a_root_that_a_pack_of_4_3_wrote_twice(path: Path) -> None:
+    """A base of 4.3 whose first entry has the length of a commit record, and is no older one."""
+    oid = int8_to_str(0)
+    data = b"\x80\x02cdurus.persistent_dict\nPersistentDict\nq\0."
+    data += b"\x80\x02}q\1U\4dataq\2}q\3s.".ljust(_format.BASE_ENTRY_BYTES - 16 - len(data), b"0")
+    first = pack_record(oid, data, b"")
+    assert len(first) == _format.BASE_ENTRY_BYTES - 4
+    last = make_record(oid, [], b"changed during the pack")
+    entries = b"".join(len(record).to_bytes(4, "big") + record for record in (first, last))
+    index = zlib.compress(pickle.dumps({oid: _format.BASE_START + 4 + len(first)}, 2))
+    map_offset = _format.BASE_START + len(entries) + 4
+    parts = (b"DFS20\0", map_offset.to_bytes(8, "big"), entries, bytes(4))
+    path.write_bytes(b"".join(parts) + len(index).to_bytes(8, "big") + index)
+    with FileStorage2(path) as storage:
+        assert storage.load(oid) == last
+        assert list(storage.gen_damage()) == []

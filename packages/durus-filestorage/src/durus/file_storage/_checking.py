@@ -73,8 +73,6 @@ class _Checker:
         if commit and crc_of_range(self._file, *format.base_crc_range(layout)) != commit.crc:
             reason = "a base that does not agree with its commit record's CRC"
             yield DamageError(layout.base_start, reason)
-        if format.has_lost_base_commit(self._file, layout):
-            yield DamageError(layout.base_start, "what is left of a base's commit record")
         position, stop = layout.base_start, layout.base_end
         while position < stop:
             try:

@@ -455,10 +455,6 @@ class Format(ABC):
     def base_crc_range(self, layout: Layout) -> tuple[int, int]:
         """Give the file offsets between which the base's commit record covers it."""
 
-    def has_lost_base_commit(self, file: File, layout: Layout) -> bool:
-        """Tell whether a base that has no commit record has what is left of one."""
-        return False
-
     @abstractmethod
     def find_base_end(self, file: File, limit: int) -> tuple[int, int] | None:
         """Give where a damaged base ends and the transactions begin, by whatever tells."""

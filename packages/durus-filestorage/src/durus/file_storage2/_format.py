@@ -51,6 +51,11 @@ proof: see `durus.file_storage._recovery`. A block of a transaction that did not
 be zeros, which read as a terminator: only the CRC tells. If it is the block with the commit record,
 what follows the zeros looks like a transaction of Durus 4.3. It is not one if its first record is
 of our form, for then it had a commit record; nor if it begins with what is left of one.
+
+*A base of whom.* One that begins with a commit record is ours. If the mark of that (its class) is
+damaged, it is still one as long as the rest proves itself, or nothing that Durus 4.3 writes begins
+so. If both are damaged, and the class reads as another one's, the base cannot be told from one of
+Durus 4.3, whose pack may write the root twice. Its records still carry the proof that is their own.
 """
 
 from __future__ import annotations
@@ -97,6 +102,7 @@ EMPTY_FILE = MAGIC + OFFSET.pack(BASE_START) + OFFSET.pack(len(EMPTY_INDEX)) + E
 
 _COMMIT_LENGTH = COMMIT_ENTRY_BYTES - LENGTH.size
 _BASE_LENGTH = BASE_ENTRY_BYTES - LENGTH.size
+_MARK_END = COMMIT_MARK_OFFSET + len(COMMIT_MARK)
 
 _OUR_FORM = b"\x80\x04c"
 
@@ -329,15 +335,6 @@ class Dfs20(Format):
     def base_crc_range(self, layout: Layout) -> tuple[int, int]:
         return BASE_START + BASE_ENTRY_BYTES, layout.map_offset
 
-    def has_lost_base_commit(self, file: File, layout: Layout) -> bool:
-        """Tell it by the length, and by the oid, which the next entry repeats."""
-        raw = file.read(BASE_START, BASE_ENTRY_BYTES + ENTRY.size)
-        if layout.base_commit is not None or len(raw) < BASE_ENTRY_BYTES + ENTRY.size:
-            return False
-        length, oid_int, _ = ENTRY.unpack_from(raw)
-        _, next_oid_int, _ = ENTRY.unpack_from(raw, BASE_ENTRY_BYTES)
-        return bool(length == _BASE_LENGTH and oid_int == next_oid_int)
-
     def find_base_end(self, file: File, limit: int) -> tuple[int, int] | None:
         """Give it: the header says it, or if that is damaged the commit record or the last entry.
 
@@ -374,18 +371,41 @@ def _read_base_commit(file: File, map_offset: int) -> Commit | None:
     """Read the base's commit record, where there is one.
 
     Raises:
-        DamageError: there is one that does not prove itself, or is not about this base.
+        DamageError: there is one that does not prove itself, or is not about this base, or there
+            is what is left of one.
     """
     if map_offset == BASE_START:
         return None
     entry = file.read(BASE_START, BASE_ENTRY_BYTES)
-    if entry[COMMIT_MARK_OFFSET : COMMIT_MARK_OFFSET + len(COMMIT_MARK)] != COMMIT_MARK:
+    if entry[COMMIT_MARK_OFFSET:_MARK_END] != COMMIT_MARK:
+        if _is_left_of_base_commit(entry, file.read(BASE_START + BASE_ENTRY_BYTES, ENTRY.size)):
+            raise DamageError(BASE_START, "what is left of a base's commit record")
         return None
     commit = parse_commit(entry)
     first = BASE_START + BASE_ENTRY_BYTES
     if commit is None or first + commit.following != map_offset:
         raise DamageError(BASE_START, "a commit record that does not prove itself")
     return commit
+
+
+def _is_left_of_base_commit(entry: bytes, following: bytes) -> bool:
+    """Tell whether a base began with a commit record, of which the mark is damaged.
+
+    It had the length of one and the oid of the entry that follows. Durus 4.3 can write that too,
+    by chance: a pack of it writes the root twice if that was changed just then. But what it writes
+    has a class, and is no commit record that proves itself but for the mark.
+
+    Args:
+        entry: the first entry of the base, as long as a base's commit record.
+        following: the beginning of the next one.
+    """
+    if len(following) < ENTRY.size:
+        return False
+    length, oid_int, _ = ENTRY.unpack_from(entry)
+    if length != _BASE_LENGTH or oid_int != ENTRY.unpack(following)[1]:
+        return False
+    restored = entry[:COMMIT_MARK_OFFSET] + COMMIT_MARK + entry[_MARK_END:]
+    return not _CLASS.match(entry[COMMIT_MARK_OFFSET:]) or parse_commit(restored) is not None
 
 
 def _after_zeros(file: File, start: int, limit: int) -> int:
