@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -291,6 +292,8 @@ def test_objects_without_a_root(durus: Any) -> None:
         message = durus.error(*(word.replace("NAME", "lost.durus") for word in command))
         assert "but 'lost.durus' has no root, the object with oid 0" in message
     assert "durus.persistent.Persistent" in durus("show", "lost.durus", "3").stdout
+    told = json.loads(durus("info", "lost.durus", "--garbage", "--json").stdout)
+    assert told["garbage"]["objects"] == told["objects"] == 1
     assert "root (oid 0): is the root, and is not" in durus("check", "lost.durus", status=1).stdout
 
 

@@ -94,12 +94,14 @@ class _Report:
 
 def _report(target: Target, storage: Storage, *, walks_from_root: bool) -> _Report:
     report = _Report(target.name, type(storage).__name__, storage.describe())
-    for _, record in storage.gen_oid_record():
+    has_root = False
+    for oid, record in storage.gen_oid_record():
+        has_root = has_root or oid == ROOT_OID
         report.stored.add(record)
         report.classes.setdefault(extract_class_path(record), _Count()).add(record)
     if walks_from_root:
         report.reachable = _Count()
-        if report.stored.objects:
+        if has_root:
             for _, record in storage.gen_oid_record(ROOT_OID):
                 report.reachable.add(record)
     return report
