@@ -74,8 +74,14 @@ def test_show_shows_it_as_of_then(durus: Any, database: Path, commits: list[Any]
     for at, names in ((1, []), (2, ["ann", "bob", "cid", "dan"]), (3, ["ann", "bob", "cid"])):
         answer = json.loads(durus("show", database, "--json", "--at", at).stdout)
         assert sorted(answer["state"]["data"]) == names
+        assert answer["as_of"] == at
+        assert answer["last_commit_time"] == commits[at - 1][1].isoformat()
+    assert json.loads(durus("show", database, "--json").stdout)["as_of"] is None
+    assert "\nAs of" not in f"\n{durus('show', database).stdout}"
     dan = ("show", database, 'root["dan"]')
-    assert "'dan'" in durus(*dan, "--at", commits[1][1].isoformat()).stdout
+    told = durus(*dan, "--at", commits[1][1].isoformat()).stdout
+    assert told.startswith("As of      commit 2 of 20")
+    assert "'dan'" in told
     assert "tried to follow" in durus.error(*dan)
     said = durus.error("show", "durus+unix:a.sock", "--at", "1", status=2)
     assert "name the file, which opens beside the server" in said
@@ -86,6 +92,9 @@ def test_export_writes_what_was_there(durus: Any, database: Path, commits: list[
     for at, count in ((1, 1), (commits[1][1].isoformat(), 5), (3, 4)):
         lines = durus("export", database, "--at", at).stdout.splitlines()
         assert len(lines) == count + 2
+    assert json.loads(lines[0])["as_of"] == 3
+    assert json.loads(lines[0])["last_commit_time"] == commits[2][1].isoformat()
+    assert json.loads(durus("export", database).stdout.splitlines()[0])["as_of"] is None
     durus("export", database, "then.jsonl", "--at", "2")
     durus("import", "then.jsonl", "then.durus")
     done = durus("shell", "then.durus", "--readonly", input="print(*sorted(root))")

@@ -19,6 +19,8 @@ from durus.utils import int8_to_str
 KEYS = [
     "durus_show",
     "database",
+    "as_of",
+    "last_commit_time",
     "oid",
     "class",
     "record_bytes",

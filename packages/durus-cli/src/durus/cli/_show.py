@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC
 from typing import Any
 
 import click
@@ -10,11 +11,11 @@ from rich.console import Console
 from rich.text import Text
 
 from durus.cli._access import Access, access_options
-from durus.cli._at import Moment, at_option, past
+from durus.cli._at import Moment, as_of_text, at_option, past
 from durus.cli._output import bytes_text, count_text, one_line, stdout_console
 from durus.cli._root import find_object
 from durus.cli._target import Target, database_argument, open_target
-from durus.storage import Storage
+from durus.storage import Storage, StorageDescription
 from durus.tools.show import ShownObject, class_of, gen_lines, json_value, read_object
 
 __all__ = ["show"]
@@ -63,17 +64,20 @@ def show(
     with open_target(target, readonly=True, **past(at)) as storage:
         shown = read_object(storage, find_object(storage, which, database), trust)
         if as_json:
-            print(json.dumps(_as_json(database, shown), indent=2))
+            print(json.dumps(_as_json(database, storage.describe(), shown), indent=2))
         else:
             _print(stdout_console(), storage, shown, full=full)
     if shown.damage is not None:
         raise shown.damage
 
 
-def _as_json(database: str, shown: ShownObject) -> dict[str, Any]:
+def _as_json(database: str, description: StorageDescription, shown: ShownObject) -> dict[str, Any]:
+    time = description.last_commit_time
     return {
         "durus_show": _JSON_FORM,
         "database": database,
+        "as_of": description.as_of,
+        "last_commit_time": None if time is None else time.astimezone(UTC).isoformat(),
         "oid": int.from_bytes(shown.oid, "big"),
         "class": shown.class_name,
         "record_bytes": shown.record_bytes,
@@ -89,7 +93,9 @@ def _as_json(database: str, shown: ShownObject) -> dict[str, Any]:
 
 def _print(console: Console, storage: Storage, shown: ShownObject, *, full: bool) -> None:
     number = int.from_bytes(shown.oid, "big")
+    description = storage.describe()
     facts = [
+        *([] if description.as_of is None else [("As of", as_of_text(description))]),
         ("Oid", f"{number} (0x{number:x})"),
         ("Class", one_line(shown.class_name)),
         ("Record", bytes_text(shown.record_bytes) + ", compressed" * shown.is_compressed),

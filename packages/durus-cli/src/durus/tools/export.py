@@ -66,6 +66,7 @@ def export_lines(storage: Storage, name: str) -> Iterator[bytes]:
         "format": description.format,
         "time": datetime.now(UTC).isoformat(),
         "last_commit_time": None if committed is None else committed.astimezone(UTC).isoformat(),
+        "as_of": description.as_of,
         "stored_objects": description.object_count,
     }
     yield _hashed(header, digest)
