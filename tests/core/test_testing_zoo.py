@@ -29,7 +29,14 @@ from durus.error import (
 )
 from durus.moment import parse_moment, serial_at
 from durus.serialize import ROOT_OID, split_oids, unpack_record
-from durus.storage import MemoryStorage, Storage, StorageDescription, check_oid, check_record
+from durus.storage import (
+    Damage,
+    MemoryStorage,
+    Storage,
+    StorageDescription,
+    check_oid,
+    check_record,
+)
 from durus.testing import Place, StorageMachine, StorageTests, clauses
 from durus.testing._suite import needs_of
 from durus.utils import int8_to_str
@@ -186,6 +193,12 @@ class DiskStorage(Storage):
     ) -> Iterator[tuple[bytes, bytes]]:
         self.check_open()
         return iter(self.view.items()) if start_oid is None else super().gen_oid_record(start_oid)
+
+    def gen_damage(self) -> Iterator[Damage]:
+        self.check_open()
+        for oid, record in self.disk.records.items():
+            if record[:8] != oid:
+                yield Damage("a record under the oid of another", oid)
 
     def get_packer(self) -> Iterator[object]:
         self.check_writable()
@@ -650,6 +663,37 @@ class WalksAfterClose(DiskStorage):
         self, start_oid: bytes | None = None, batch_size: int = 100
     ) -> Iterator[tuple[bytes, bytes]]:
         yield from self.disk.records.items()
+
+
+@breaks("test_gen_damage_finds_nothing_in_what_is_whole")
+class TakesGarbageForDamage(DiskStorage):
+    def gen_damage(self) -> Iterator[Damage]:
+        self.check_open()
+        for oid in self.garbage():
+            yield Damage("an object that nothing refers to", oid)
+
+
+@breaks("test_gen_damage_finds_nothing_in_what_is_whole")
+class MendsWithoutBeingAsked(DiskStorage):
+    def gen_damage(self) -> Iterator[Damage]:
+        self.check_open()
+        self.remove(self.garbage())
+        return iter(())
+
+
+@breaks("test_gen_damage_finds_nothing_in_what_is_whole")
+class ChecksAndForgetsWhatIsPending(DiskStorage):
+    def gen_damage(self) -> Iterator[Damage]:
+        self.check_open()
+        if self.pending:
+            self.pending = {}
+        return iter(())
+
+
+@breaks("test_use_after_close_raises_storage_closed_error")
+class FindsNoDamageAfterClose(DiskStorage):
+    def gen_damage(self) -> Iterator[Damage]:
+        return iter(())
 
 
 @breaks("test_with_statement_closes")

@@ -311,7 +311,7 @@ class Storage(ABC):
         of nothing that could be damaged, and yields nothing.
 
         Raises:
-            StorageClosedError: the storage is closed.
+            StorageClosedError: the storage is closed; the default has nothing to look at then.
         """
         return iter(())
 

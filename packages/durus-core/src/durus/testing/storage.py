@@ -425,6 +425,33 @@ class _OpeningClauses:
             # A clock may tick coarsely, and be set back a little.
             assert abs(after.last_commit_time - start) < timedelta(minutes=10)
 
+    def test_gen_damage_finds_nothing_in_what_is_whole(self, place: Place) -> None:
+        """`gen_damage` yields nothing where nothing is damaged, garbage included, and changes none.
+
+        Not of an empty storage, nor within a transaction, after a pack, or in another opening.
+        """
+        storage = place.storage
+        _check_whole(storage)
+        garbage, kept = fresh_oids(storage, 2)
+        commit_graph(storage, {0: []})
+        commit(storage, make_record(garbage), make_record(kept), make_record(ROOT_OID, [kept]))
+        commit(storage, make_record(kept, payload=b"changed"))
+        _check_whole(storage)
+        pending = make_record(kept, payload=b"pending")
+        storage.begin()
+        storage.store(kept, pending)
+        _check_whole(storage)
+        storage.end()
+        assert is_stored(storage, pending)
+        _check_whole(place.again())
+        if storage.can_pack:
+            place.storage.pack()
+            _check_whole(place.storage)
+            _check_whole(place.again())
+        if place.storage.can_open_readonly and place.storage.is_persistent:
+            place.close()
+            _check_whole(place.open(readonly=True))
+
     def test_close_drops_the_open_transaction(self, place: Place) -> None:
         """What was stored and not ended when the storage was closed is gone."""
         [oid] = fresh_oids(place.storage, 1)
@@ -479,6 +506,13 @@ class StorageTests(
     """
 
 
+def _check_whole(storage: Storage) -> None:
+    """Have a storage look for damage, of which there is none."""
+    before = sorted(storage.gen_oid_record())
+    assert list(storage.gen_damage()) == []
+    assert sorted(storage.gen_oid_record()) == before
+
+
 def _calls(storage: Storage, record: bytes) -> list[Callable[[], object]]:
     """Give a call of every method that a storage must refuse once it is closed."""
     calls: list[Callable[[], object]] = [
@@ -502,4 +536,6 @@ def _calls(storage: Storage, record: bytes) -> list[Callable[[], object]]:
             lambda: storage.load_as_of(ROOT_OID, 1),
             lambda: list(storage.gen_changes(1)),
         ]
+    if type(storage).gen_damage is not Storage.gen_damage:
+        calls.append(lambda: list(storage.gen_damage()))
     return calls
