@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from durus.backends import open_storage
+from durus.cli._restore import restore as restore_command
 from durus.connection import Connection
 from durus.error import (
     CorruptionError,
@@ -28,7 +29,7 @@ from durus.error import (
     StorageWriteError,
 )
 from durus.persistent_dict import PersistentDict
-from durus.tools import _backup_folder
+from durus.tools import _backup_folder, _record_pieces
 from durus.tools.backup import Backup, back_up, read_catalog, restore
 
 FORMATS = ["file", "file2"]
@@ -613,6 +614,33 @@ def test_what_is_told(durus: Any, database: Path, folder: Path, target: Path) ->
     ]
     assert (restored["serial"], restored["pieces"]) == (3, ["000002-full"])
     assert target.read_bytes() == database.read_bytes()
+
+
+@pytest.mark.parametrize("scheme", ["file", "sqlite"])
+def test_how_far_a_restore_is(
+    tmp_path: Path,
+    folder: Path,
+    target: Path,
+    scheme: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The bar knows how many bytes there are to be read, and comes to them, not beyond."""
+    monkeypatch.setattr(_record_pieces, "_TELL_EVERY", 1)
+    url = f"{scheme}:{tmp_path / 'app'}"
+    for values in ((1,), (2, 3)):
+        _set(url, *values)
+        _back_up(url, folder)
+    totals, told = [], []
+
+    def progress(title: str, total: int, noun: str) -> Any:
+        assert (title, noun) == (f"restoring {target}", "byte")
+        totals.append(total)
+        return nullcontext(told.append)
+
+    monkeypatch.setattr("durus.cli._restore.progress", progress)
+    restore_command.main([str(folder), str(target)], standalone_mode=False)
+    assert told == sorted(told)
+    assert [told[-1]] == totals == [sum(path.stat().st_size for path in folder.glob("*.data"))]
 
 
 def test_the_list(durus: Any, three_pieces: Path) -> None:

@@ -337,3 +337,32 @@ def test_a_running_server(durus: Any, database: Path, serve: Any) -> None:
     assert "nothing wrong; checked 4 objects" in told
     assert "nothing that only the storage could tell" in told
     server.stop()
+
+
+def test_a_bar_while_the_storage_looks_at_itself(durus: Any, database: Path) -> None:
+    """Until the first object is read the bar moves too, with the time that has passed."""
+    durus.plug_in(
+        "slow",
+        "[durus.storages]\nslow = slow_storage:Slow\n",
+        slow_storage="""
+        import time
+        from pathlib import Path
+        from durus.file_storage import FileStorage
+
+        class Slow(FileStorage):
+            @classmethod
+            def has_format(cls, path):
+                return False
+
+            def gen_damage(self):
+                while not Path("go-on").exists():
+                    time.sleep(0.01)
+                return super().gen_damage()
+        """,
+    )
+    child = durus.on_terminal("check", "slow:app.durus")
+    child.expect_exact("checking slow:app.durus")
+    assert child.expect([r"\d:\d\d:\d\d", r"-:--:--"]) == 0
+    (durus.folder / "go-on").touch()
+    child.expect_exact("nothing wrong; checked 5 objects")
+    child.expect("$")

@@ -32,8 +32,8 @@ def progress(
 
     Args:
         title: what is being done, such as "packing app.durus".
-        total: how many there are; without it the bar moves without a share, and the time that has
-            passed stands in place of the time left.
+        total: how many there are; without it, and until the first are done, the bar moves without
+            a share, and the time that has passed stands in place of the time left.
         noun: what is counted; "byte" is written as kB, MB, ...
 
     Yields:
@@ -43,19 +43,32 @@ def progress(
     if not console.is_terminal:
         yield lambda done: None  # noqa: ARG005 - nobody watches
         return
-    time_column = TimeElapsedColumn() if total is None else TimeRemainingColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), _Done(noun), time_column)
+    columns = (TextColumn("{task.description}"), BarColumn(), _Done(noun), _Time())
     bar = Progress(*columns, console=console, transient=True)
-    task = bar.add_task(one_line(title), total=total)
+    # Before the first come what tells nothing, such as a storage's look at itself.
+    task = bar.add_task(one_line(title), total=None)
     delay = Timer(_DELAY_S, bar.start)
     delay.daemon = True
     delay.start()
     try:
-        yield lambda done: bar.update(task, completed=done)
+        yield lambda done: bar.update(task, completed=done, total=total)
     finally:
         delay.cancel()
         delay.join()
         bar.stop()
+
+
+class _Time(ProgressColumn):
+    """The time that is left, or that has passed where that is not known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._elapsed = TimeElapsedColumn()
+        self._remaining = TimeRemainingColumn()
+
+    def render(self, task: Task) -> Text:
+        column = self._elapsed if task.total is None else self._remaining
+        return column.render(task)
 
 
 class _Done(ProgressColumn):

@@ -14,7 +14,15 @@ from durus.cli._at import Moment, at_option
 from durus.cli._errors import EXIT_FAILURE
 from durus.cli._output import bytes_text, one_line, stdout_console, time_text
 from durus.cli._progress import progress
-from durus.tools.backup import Catalog, Piece, Problem, Restored, find_problems, read_catalog
+from durus.tools.backup import (
+    Catalog,
+    Piece,
+    Problem,
+    Restored,
+    find_problems,
+    needed_pieces,
+    read_catalog,
+)
 from durus.tools.backup import restore as restore_backup
 
 __all__ = ["restore"]
@@ -58,7 +66,8 @@ def restore(
             f"TARGET is a path, not a URL such as {target!r}: what is restored has the format it"
             " had; 'durus copy' makes another of it"
         )
-    with progress(f"restoring {target}", noun="byte") as show:
+    total = sum(piece.size_bytes for piece in needed_pieces(folder, at))
+    with progress(f"restoring {target}", total, "byte") as show:
         done = restore_backup(folder, target, at, progress=show)
     if as_json:
         print(json.dumps(_restored_as_json(done, folder, target), indent=2))

@@ -125,18 +125,22 @@ def restore_records(
         catalog: where the pieces are.
         chain: a full piece, and those after it.
         storage: where to.
-        progress: is told how many bytes were stored.
+        progress: is told how many bytes of the pieces were read.
 
     Raises:
         CorruptionError: a piece is not what was written.
     """
     seen: set[bytes] = set()
-    count = state = done_bytes = batch_bytes = 0
+    count = state = read_count = read_bytes = batch_bytes = 0
     storage.begin()
     # From the newest on: the first that is found of an object is what it was in the end.
     for piece in reversed(chain):
         for entry in _gen_entries(catalog, piece):
             oid = entry[:_OID_BYTES]
+            read_count += 1
+            read_bytes += _LENGTH.size + len(entry)
+            if read_count % _TELL_EVERY == 0:
+                progress(read_bytes)
             if oid in seen:
                 continue
             seen.add(oid)
@@ -145,9 +149,6 @@ def restore_records(
             storage.store(oid, entry)
             count += 1
             state += int.from_bytes(_hash_of(entry))
-            done_bytes += len(entry)
-            if count % _TELL_EVERY == 0:
-                progress(done_bytes)
             batch_bytes += len(entry)
             if batch_bytes > _BATCH_BYTES:
                 storage.end()

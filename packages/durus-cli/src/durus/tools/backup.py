@@ -44,6 +44,7 @@ __all__ = [
     "Restored",
     "back_up",
     "find_problems",
+    "needed_pieces",
     "read_catalog",
     "restore",
 ]
@@ -168,7 +169,8 @@ def restore(
         target: the path of the new file.
         at: the serial of a commit, or a time: the last commit that was not later; of records the
             last backup that was not later. None is the last backup.
-        progress: called now and then with how many bytes were written.
+        progress: called now and then with how many bytes were read of the data of
+            `needed_pieces`.
 
     Raises:
         StorageMissingError: there is no such folder.
@@ -203,6 +205,15 @@ def restore(
 
 
 # Which pieces.
+
+
+def needed_pieces(folder: str, at: int | datetime | None = None) -> list[Piece]:
+    """Give the pieces that `restore` reads for a moment, the first a full one.
+
+    Raises:
+        StorageMissingError, CorruptionError, StorageError: what `restore` raises of the same.
+    """
+    return _chain_as_of(read_catalog(folder), at)
 
 
 def _chain_to_continue(catalog: Catalog, method: str) -> tuple[list[Piece], str]:
