@@ -9,7 +9,6 @@ import sys
 import weakref
 from collections import namedtuple
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,19 +20,9 @@ from durus.btree import BNode, BNode4, BTree
 from durus.connection import Connection
 from durus.storage import MemoryStorage
 
+from .twins import find_twins
 
-def find_twins() -> dict[str, ModuleType]:
-    twins: dict[str, ModuleType] = {"pure": _btree_pure}
-    try:
-        from durus import _speedups
-    except ImportError:
-        pass
-    else:
-        twins["c"] = _speedups
-    return twins
-
-
-TWINS = find_twins()
+TWINS = find_twins(_btree_pure)
 
 
 @pytest.fixture(params=sorted(TWINS))

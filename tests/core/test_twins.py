@@ -27,21 +27,11 @@ from durus import _pure
 from durus.error import ForeignObjectError, InvalidOidError, UnknownClassError
 from durus.serialize import pack_record, seal
 
+from .twins import find_twins
+
 GHOST, SAVED, UNSAVED = -1, 0, 1
 
-
-def find_twins() -> dict[str, ModuleType]:
-    twins: dict[str, ModuleType] = {"pure": _pure}
-    try:
-        from durus import _speedups
-    except ImportError:
-        pass
-    else:
-        twins["c"] = _speedups
-    return twins
-
-
-TWINS = find_twins()
+TWINS = find_twins(_pure)
 
 
 class Kit:
