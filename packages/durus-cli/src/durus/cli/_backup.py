@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from durus.cli._access import Access, access_options
-from durus.cli._output import bytes_text, count_text, one_line
+from durus.cli._output import bytes_text, count_text, one_line, print_json
 from durus.cli._progress import progress
 from durus.cli._target import Target, database_argument, open_target
 from durus.tools.backup import Backup, back_up
 
 __all__ = ["backup"]
-
-# The number of the JSON's form. A new key does not change it; anything else does.
-_JSON_FORM = 1
 
 
 @click.command(short_help="Back up a database in use: all of it, then what is new.")
@@ -40,14 +36,13 @@ def backup(database: str, folder: str, full: bool, as_json: bool, **access: Any)
         with progress(f"backing up {target.name}", total, "byte" if is_file else "object") as show:
             done = back_up(storage, folder, target.known_as(), full=full, progress=show)
     if as_json:
-        print(json.dumps(_as_json(done, database, folder), indent=2))
+        print_json("backup", _as_json(done, database, folder))
     else:
         print(_summary(done, database, folder))
 
 
 def _as_json(done: Backup, database: str, folder: str) -> dict[str, Any]:
     return {
-        "durus_backup": _JSON_FORM,
         "database": database,
         "folder": folder,
         "written": done.is_written,

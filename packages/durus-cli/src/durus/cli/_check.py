@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from durus.cli._errors import EXIT_FAILURE
-from durus.cli._output import bytes_text, count_text, one_line
+from durus.cli._output import bytes_text, count_text, one_line, print_json
 from durus.cli._progress import progress
 from durus.cli._target import database_argument, open_target, server_options, target_of
 from durus.tools.check import CheckReport, Problem, check
 
 __all__ = ["check_command"]
-
-# The number of the JSON's form. A new key does not change it; anything else does.
-_JSON_FORM = 1
 
 
 @click.command("check", short_help="Check everything in a database; exit 1 if anything is wrong.")
@@ -37,7 +33,7 @@ def check_command(database: str | None, imports: bool, as_json: bool, **place: A
         with progress(f"checking {target.name}", total) as show:
             report = check(storage, imports=imports, show=show)
     if as_json:
-        print(json.dumps(_as_json(target.name, report), indent=2))
+        print_json("check", _as_json(target.name, report))
     else:
         for problem in report.problems:
             print(one_line(_line(problem)))
@@ -48,7 +44,6 @@ def check_command(database: str | None, imports: bool, as_json: bool, **place: A
 
 def _as_json(name: str, report: CheckReport) -> dict[str, Any]:
     return {
-        "durus_check": _JSON_FORM,
         "database": name,
         "objects": report.objects,
         "record_bytes": report.record_bytes,

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from durus.backends import file_path
-from durus.cli._output import count_text, one_line
+from durus.cli._output import count_text, one_line, print_json
 from durus.cli._progress import progress
 from durus.cli._target import DatabaseType, Target, open_target
 from durus.tools.convert_py2 import Report, convert
 
 __all__ = ["convert_py2"]
 
-# The number of the JSON's form. A new key does not change it; anything else does.
-_JSON_FORM = 1
 _MOST_EXAMPLES = 10
 _MOST_EXAMPLE_BYTES = 40
 
@@ -38,7 +35,7 @@ def convert_py2(source: str, target: str, encoding: str, as_json: bool) -> None:
         with progress(f"converting {source}", total) as show:
             report = convert(storage, target, encoding, show)
     if as_json:
-        print(json.dumps(_as_json(report, source, target, encoding), indent=2))
+        print_json("convert_py2", _as_json(report, source, target, encoding))
     else:
         _print(report, target)
 
@@ -54,7 +51,6 @@ def _check(target: str, encoding: str) -> None:
 
 def _as_json(report: Report, source: str, target: str, encoding: str) -> dict[str, Any]:
     return {
-        "durus_convert_py2": _JSON_FORM,
         "from": source,
         "to": target,
         "encoding": encoding,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
-from datetime import UTC
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -13,7 +11,7 @@ from rich.text import Text
 
 from durus.cli._access import Access, access_options
 from durus.cli._errors import CommandError
-from durus.cli._output import bytes_text, one_line, stdout_console, time_text
+from durus.cli._output import bytes_text, one_line, print_json, stdout_console, time_json, time_text
 from durus.cli._progress import progress
 from durus.cli._root import find_object
 from durus.cli._target import Target, database_argument, open_target
@@ -23,8 +21,6 @@ from durus.tools.history import Change, Transaction, Version, gen_transactions, 
 
 __all__ = ["history"]
 
-# The number of the JSON's form. A new key does not change it; anything else does.
-_JSON_FORM = 1
 
 _CLASSES_SHOWN = 3
 
@@ -134,15 +130,15 @@ def _version_text(version: Version) -> str:
 
 
 def _print_json(database: str, number: int | None, key: str, found: list[dict[str, Any]]) -> None:
-    answer = {"durus_history": _JSON_FORM, "database": database, "oid": number, key: found}
-    print(json.dumps(answer, indent=2))
+    answer = {"database": database, "oid": number, key: found}
+    print_json("history", answer)
 
 
 def _transaction_json(transaction: Transaction) -> dict[str, Any]:
     change = transaction.change
     return {
         "serial": transaction.serial,
-        "time": transaction.time.astimezone(UTC).isoformat(),
+        "time": time_json(transaction.time),
         "objects": None if change is None else change.classes.total(),
         "record_bytes": None if change is None else change.record_bytes,
         "classes": None if change is None else dict(sorted(change.classes.items())),
@@ -153,7 +149,7 @@ def _version_json(version: Version) -> dict[str, Any]:
     record = version.record
     return {
         "serial": version.serial,
-        "time": version.time.astimezone(UTC).isoformat(),
+        "time": time_json(version.time),
         "removed": record is None,
         "record_bytes": None if record is None else len(record),
         "class": None if record is None else extract_class_path(record),

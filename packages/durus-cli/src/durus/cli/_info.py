@@ -5,9 +5,7 @@ Nothing that the database names is imported or run: a class is a name here, foun
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from datetime import UTC
 from typing import Any
 
 import click
@@ -17,15 +15,20 @@ from rich.text import Text
 
 from durus.cli._access import Access
 from durus.cli._at import Moment, as_of_text, at_option, past
-from durus.cli._output import bytes_text, count_text, one_line, stdout_console, time_text
+from durus.cli._output import (
+    bytes_text,
+    count_text,
+    one_line,
+    print_json,
+    stdout_console,
+    time_json,
+    time_text,
+)
 from durus.cli._target import Target, database_argument, open_target
 from durus.serialize import ROOT_OID, extract_class_path
 from durus.storage import Storage, StorageDescription
 
 __all__ = ["info"]
-
-# The number of the JSON's form. A new key does not change it; anything else does.
-_JSON_FORM = 1
 
 
 @click.command(short_help="Tell what a file holds, without importing or running any of it.")
@@ -43,7 +46,7 @@ def info(database: str, at: Moment | None, garbage: bool, as_json: bool) -> None
     with open_target(target, readonly=True, **past(at)) as storage:
         report = _report(target, storage, walks_from_root=garbage)
     if as_json:
-        print(json.dumps(_as_json(report), indent=2))
+        print_json("info", _as_json(report))
     else:
         _print_tables(stdout_console(), report)
 
@@ -113,16 +116,14 @@ def _share(garbage: _Count, report: _Report) -> float:
 
 def _as_json(report: _Report) -> dict[str, Any]:
     description, garbage = report.description, report.garbage()
-    time = description.last_commit_time
     return {
-        "durus_info": _JSON_FORM,
         "database": report.name,
         "path": description.path,
         "storage": report.storage,
         "format": description.format,
         "size_bytes": description.size_bytes,
         "transactions_since_pack": description.transaction_count,
-        "last_commit_time": None if time is None else time.astimezone(UTC).isoformat(),
+        "last_commit_time": time_json(description.last_commit_time),
         "as_of": description.as_of,
         "objects": report.stored.objects,
         "record_bytes": report.stored.length_bytes,

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.console import Console
 
-__all__ = ["bytes_text", "count_text", "one_line", "stderr_console", "stdout_console", "time_text"]
+__all__ = [
+    "bytes_text",
+    "count_text",
+    "one_line",
+    "print_json",
+    "stderr_console",
+    "stdout_console",
+    "time_json",
+    "time_text",
+]
+
+# The number of the JSON's form. A new key does not change it; anything else does.
+_JSON_FORM = 1
 
 _PIPE_WIDTH = 100
 
@@ -59,3 +73,18 @@ def bytes_text(length_bytes: int) -> str:
 def time_text(moment: datetime) -> str:
     """Give a moment as ISO 8601 in UTC, to the second."""
     return moment.astimezone(UTC).isoformat(sep=" ", timespec="seconds").replace("+00:00", " UTC")
+
+
+def time_json(moment: datetime | None) -> str | None:
+    """Give a moment as ISO 8601 in UTC, to the microsecond, if there is one."""
+    return None if moment is None else moment.astimezone(UTC).isoformat()
+
+
+def print_json(command: str, answer: dict[str, Any]) -> None:
+    """Print what a command reports, for a program: first comes which one it is, and in what form.
+
+    Args:
+        command: its name, as a key has it, such as "convert_py2".
+        answer: what follows.
+    """
+    print(json.dumps({f"durus_{command}": _JSON_FORM, **answer}, indent=2))

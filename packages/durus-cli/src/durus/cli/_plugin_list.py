@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
@@ -17,14 +16,11 @@ from rich.text import Text
 
 from durus.backends import installed_storages, storage_class
 from durus.cli._errors import EXIT_FAILURE, CommandError, text_of
-from durus.cli._output import count_text, one_line, stdout_console
+from durus.cli._output import count_text, one_line, print_json, stdout_console
 from durus.cli._plugins import command_entries, load_command
 from durus.error import BackendError
 
 __all__ = ["plugins"]
-
-# The number of the JSON's form. A new key does not change it; anything else does.
-_JSON_FORM = 1
 
 
 @click.command(short_help="List installed storages and commands, and what is broken.")
@@ -37,7 +33,7 @@ def plugins(as_json: bool) -> None:
     """
     found = {"storages": _storages(), "commands": _commands()}
     if as_json:
-        print(json.dumps(_as_json(found), indent=2))
+        print_json("plugins", _as_json(found))
     else:
         _print_tables(stdout_console(), found)
     if any(plugin.problem for kind in found.values() for plugin in kind):
@@ -105,8 +101,7 @@ def _problem_of(load: Callable[[str], object], name: str) -> str | None:
 
 
 def _as_json(found: dict[str, list[_Plugin]]) -> dict[str, Any]:
-    lists = {kind: [asdict(plugin) for plugin in plugins] for kind, plugins in found.items()}
-    return {"durus_plugins": _JSON_FORM, **lists}
+    return {kind: [asdict(plugin) for plugin in plugins] for kind, plugins in found.items()}
 
 
 def _print_tables(console: Console, found: dict[str, list[_Plugin]]) -> None:

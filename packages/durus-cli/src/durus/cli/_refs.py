@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from durus.cli._access import Access, access_options
-from durus.cli._output import bytes_text, count_text, one_line
+from durus.cli._output import bytes_text, count_text, one_line, print_json
 from durus.cli._progress import progress
 from durus.cli._root import find_object
 from durus.cli._target import Target, database_argument, open_target
 from durus.tools.refs import Refs, find_refs
 
 __all__ = ["refs"]
-
-# The number of the JSON's form. A new key does not change it; anything else does.
-_JSON_FORM = 1
 
 
 @click.command(short_help="Tell who refers to an object, and what it alone keeps alive.")
@@ -36,7 +32,7 @@ def refs(database: str, which: str, as_json: bool, **access: Any) -> None:
         with progress(f"reading {database}") as show:
             found = find_refs(storage, oid, show)
     if as_json:
-        print(json.dumps(_as_json(database, found), indent=2))
+        print_json("refs", _as_json(database, found))
         return
     for line in _lines(found):
         print(one_line(line))
@@ -44,7 +40,6 @@ def refs(database: str, which: str, as_json: bool, **access: Any) -> None:
 
 def _as_json(name: str, found: Refs) -> dict[str, Any]:
     return {
-        "durus_refs": _JSON_FORM,
         "database": name,
         "oid": int.from_bytes(found.oid, "big"),
         "class": found.class_name,

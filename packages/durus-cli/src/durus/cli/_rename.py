@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from durus.cli._access import access_options
 from durus.cli._errors import CommandError
-from durus.cli._output import count_text, one_line
+from durus.cli._output import count_text, one_line, print_json
 from durus.cli._progress import progress
 from durus.cli._target import Target, database_argument, open_target, target_of
 from durus.error import ConflictError
@@ -17,9 +16,6 @@ from durus.storage import Storage
 from durus.tools.rename import Kind, Report, apply, plan
 
 __all__ = ["rename"]
-
-# The number of the JSON's form. A new key does not change it; anything else does.
-_JSON_FORM = 1
 
 
 @click.command(short_help="Rename a class or module in every record that names it.")
@@ -59,7 +55,7 @@ def rename(
             " changed: stop the programs that write to it, or try again"
         ) from error
     if as_json:
-        print(json.dumps(_as_json(report, target.name, dry_run=dry_run), indent=2))
+        print_json("rename", _as_json(report, target.name, dry_run=dry_run))
     else:
         _print(report, dry_run=dry_run)
 
@@ -84,7 +80,6 @@ def _open(target: Target, *, readonly: bool) -> Storage:
 
 def _as_json(report: Report, name: str, *, dry_run: bool) -> dict[str, Any]:
     return {
-        "durus_rename": _JSON_FORM,
         "database": name,
         "old": report.renaming.old,
         "new": report.renaming.new,

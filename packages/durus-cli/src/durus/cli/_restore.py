@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -12,7 +11,7 @@ from rich.text import Text
 from durus.backends import file_path
 from durus.cli._at import Moment, at_option
 from durus.cli._errors import EXIT_FAILURE
-from durus.cli._output import bytes_text, one_line, stdout_console, time_text
+from durus.cli._output import bytes_text, one_line, print_json, stdout_console, time_json, time_text
 from durus.cli._progress import progress
 from durus.tools.backup import (
     Catalog,
@@ -26,9 +25,6 @@ from durus.tools.backup import (
 from durus.tools.backup import restore as restore_backup
 
 __all__ = ["restore"]
-
-# The number of the JSON's form. A new key does not change it; anything else does.
-_JSON_FORM = 1
 
 
 @click.command(short_help="Make a database of a backup, as it was last or earlier.")
@@ -70,18 +66,17 @@ def restore(
     with progress(f"restoring {target}", total, "byte") as show:
         done = restore_backup(folder, target, at, progress=show)
     if as_json:
-        print(json.dumps(_restored_as_json(done, folder, target), indent=2))
+        print_json("restore", _restored_as_json(done, folder, target))
     else:
         print(_summary(done, target))
 
 
 def _restored_as_json(done: Restored, folder: str, target: str) -> dict[str, Any]:
     return {
-        "durus_restore": _JSON_FORM,
         "folder": folder,
         "target": target,
         "serial": done.serial,
-        "time": None if done.time is None else done.time.isoformat(),
+        "time": time_json(done.time),
         "size_bytes": done.size_bytes,
         "pieces": [piece.name for piece in done.pieces],
     }
@@ -101,12 +96,11 @@ def _list(context: click.Context, catalog: Catalog, *, verify: bool, as_json: bo
     problems = _verified(catalog) if verify else catalog.problems
     if as_json:
         answer = {
-            "durus_restore": _JSON_FORM,
             "folder": catalog.folder,
             "pieces": [piece.as_json() for piece in catalog.pieces.values()],
             "problems": [found.text for found in problems],
         }
-        print(json.dumps(answer, indent=2))
+        print_json("restore", answer)
     else:
         _print_table(catalog)
         for found in problems:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from datetime import UTC
 from typing import Any
 
 import click
@@ -12,7 +10,14 @@ from rich.text import Text
 
 from durus.cli._access import Access, access_options
 from durus.cli._at import Moment, as_of_text, at_option, past
-from durus.cli._output import bytes_text, count_text, one_line, stdout_console
+from durus.cli._output import (
+    bytes_text,
+    count_text,
+    one_line,
+    print_json,
+    stdout_console,
+    time_json,
+)
 from durus.cli._root import find_object
 from durus.cli._target import Target, database_argument, open_target
 from durus.storage import Storage, StorageDescription
@@ -20,8 +25,6 @@ from durus.tools.show import ShownObject, class_of, gen_lines, json_value, read_
 
 __all__ = ["show"]
 
-# The number of the JSON's form. A new key does not change it; anything else does.
-_JSON_FORM = 1
 
 _REFERENCES_SHOWN = 20
 
@@ -64,7 +67,7 @@ def show(
     with open_target(target, readonly=True, **past(at)) as storage:
         shown = read_object(storage, find_object(storage, which, database), trust)
         if as_json:
-            print(json.dumps(_as_json(database, storage.describe(), shown), indent=2))
+            print_json("show", _as_json(database, storage.describe(), shown))
         else:
             _print(stdout_console(), storage, shown, full=full)
     if shown.damage is not None:
@@ -72,12 +75,10 @@ def show(
 
 
 def _as_json(database: str, description: StorageDescription, shown: ShownObject) -> dict[str, Any]:
-    time = description.last_commit_time
     return {
-        "durus_show": _JSON_FORM,
         "database": database,
         "as_of": description.as_of,
-        "last_commit_time": None if time is None else time.astimezone(UTC).isoformat(),
+        "last_commit_time": time_json(description.last_commit_time),
         "oid": int.from_bytes(shown.oid, "big"),
         "class": shown.class_name,
         "record_bytes": shown.record_bytes,

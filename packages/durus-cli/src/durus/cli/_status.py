@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,14 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from durus.cli._access import access_options
-from durus.cli._output import bytes_text, count_text, one_line, stdout_console
+from durus.cli._output import bytes_text, count_text, one_line, print_json, stdout_console
 from durus.cli._server import require_server, server_status
 from durus.cli._target import open_target, place_options, server_target
 
 __all__ = ["status"]
 
-# The number of the JSON's form. A new key does not change it; anything else does.
-_JSON_FORM = 1
 
 # Where the name of a key is not clear enough for a person, or its unit stands in it.
 _LABELS = {
@@ -58,7 +55,7 @@ def status(server: str | None, as_json: bool, **place: Any) -> None:
     with open_target(target) as client:
         told = server_status(client)
     if as_json:
-        print(json.dumps({"durus_status": _JSON_FORM, "address": target.name, **told}, indent=2))
+        print_json("status", {"address": target.name, **told})
     else:
         _print_table(stdout_console(), target.name, told)
 
