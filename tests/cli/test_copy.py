@@ -105,6 +105,7 @@ def test_as_json(durus: Any, database: Path) -> None:
         "record_bytes",
         "kept",
         "verified",
+        "renumbered",
     ]
     assert (told["durus_copy"], told["objects"], told["kept"]) == (1, 5, 0)
     assert _records(durus.folder / "to.durus") == _records(database)
@@ -272,7 +273,8 @@ def test_the_root_goes_last(database: Path) -> None:
     assert stored.index(ROOT_OID) == 4
 
 
-def test_a_target_that_lies_is_found_out(database: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("renumber", [False, True])
+def test_a_target_that_lies_is_found_out(database: Path, tmp_path: Path, renumber: bool) -> None:
     """--verify compares what the target gives back, and a copy that differs gets no name."""
     answers = iter(range(1000))
 
@@ -281,7 +283,7 @@ def test_a_target_that_lies_is_found_out(database: Path, tmp_path: Path) -> None
         return pack_record(oid, data + b"%d" % next(answers), refs)
 
     with pytest.raises(StorageWriteError, match="something else"):
-        _copy(database, tmp_path / "to.durus", change=unstable, verify=True)
+        _copy(database, tmp_path / "to.durus", change=unstable, renumber=renumber, verify=True)
     assert not (tmp_path / "to.durus").exists()
 
 

@@ -6,10 +6,10 @@ import os
 
 from durus.error import StorageOpenError, StorageWriteError
 
-__all__ = ["give_name", "refuse_existing", "sync_folder"]
+__all__ = ["SIDE_FILES", "give_name", "refuse_existing", "sync_folder"]
 
 # What SQLite would take for part of the file.
-_SIDE_FILES = ("-wal", "-shm", "-journal")
+SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
 def refuse_existing(path: str, attempt: str) -> None:
@@ -22,7 +22,7 @@ def refuse_existing(path: str, attempt: str) -> None:
     Raises:
         StorageOpenError: it is taken.
     """
-    for found in (path, *(path + suffix for suffix in _SIDE_FILES)):
+    for found in (path, *(path + suffix for suffix in SIDE_FILES)):
         if os.path.lexists(found):
             raise StorageOpenError(
                 f"tried to {attempt} {path!r}, but there is {found!r} already; choose another"
@@ -39,7 +39,7 @@ def give_name(path: str, target: str, attempt: str) -> None:
         StorageWriteError: part of the file is in another one.
         OSError: the system refused.
     """
-    for suffix in _SIDE_FILES:
+    for suffix in SIDE_FILES:
         if os.path.exists(path + suffix) and os.path.getsize(path + suffix):
             raise StorageWriteError(
                 f"tried to {attempt} {target!r}, but there is {path + suffix!r}, which somebody"

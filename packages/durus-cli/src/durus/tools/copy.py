@@ -1,9 +1,10 @@
-"""Copying all records of one storage into another, under the oids that they have.
+"""Copying all records of one storage into another, under the oids that they have, or new ones.
 
 A copy into a file is made beside it, as `FILE.copying`, and gets its name when it is whole. What is
 copied from where is in `FILE.copying.json`: a copy that was interrupted is found again by it. It
 reads everything once more, and writes only what is not there already. So it makes no difference
-what was committed in between.
+what was committed in between. Only a copy with new oids begins anew: which object gets which may
+hang on every other.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from durus.error import (
 )
 from durus.serialize import ROOT_OID, check_proof, pack_record, seal, unpack_record
 from durus.storage import Storage, check_record
-from durus.tools._new_file import give_name, refuse_existing
+from durus.tools._new_file import SIDE_FILES, give_name, refuse_existing
+from durus.tools._renumbering import RenumberError, gen_renumbered
 
-__all__ = ["Copied", "copy_records", "copy_to_file", "recompressed"]
+__all__ = ["Copied", "RenumberError", "copy_records", "copy_to_file", "recompressed"]
 
 Progress = Callable[[int], object]
 Change = Callable[[bytes], bytes]
@@ -68,6 +70,7 @@ def copy_to_file(
     target: str,
     *,
     change: Change | None = None,
+    renumber: bool = False,
     verify: bool = False,
     progress: Progress = lambda done: None,  # noqa: ARG005 - nobody watches
 ) -> Copied:
@@ -79,12 +82,16 @@ def copy_to_file(
             this path may use the copy.
         target: a path or the URL of a file.
         change: gives what to store in place of a record, under the same oid.
+        renumber: copy what the root reaches, under new oids from 0 on without a gap. The root
+            keeps 0, and what is read together gets neighbouring ones. An interrupted copy begins
+            anew.
         verify: read both once more, and compare.
         progress: called now and then with how many objects were copied, then compared.
 
     Raises:
         StorageOpenError: there is something at the target, or an unfinished copy of another
-            source.
+            source, or of another kind.
+        RenumberError: an object cannot get a new oid, or not with certainty.
         StorageLockedError: the target is being written.
         StorageError: the source gave up the state that was being read, or what a storage raises.
         StorageWriteError: the system refused. What is copied already stays for the next attempt.
@@ -95,15 +102,19 @@ def copy_to_file(
     refuse_existing(path, "copy to")
     working = path + _SUFFIX
     try:
-        with _noted(working, name, _form_of(target)) as note:
+        with _noted(working, name, _form_of(target), renumber=renumber) as note:
+            if renumber:
+                _remove_half(working)
             source.sync()
             with open_storage(_working_name(target, working)) as storage:
                 # Who resumes or verifies the copy writes to it, even where FROM is read-only.
                 _adopt_mode(name, working, extra=stat.S_IRUSR | stat.S_IWUSR)
-                done = copy_records(source, storage, change=change, progress=progress)
+                done = copy_records(
+                    source, storage, change=change, renumber=renumber, progress=progress
+                )
             if verify:
                 with open_storage(_working_name(target, working)) as storage:
-                    _compare(source, storage, change, progress)
+                    _compare(_gen_records(source, change, renumber=renumber), storage, progress)
             _adopt_mode(name, working)
             give_name(working, path, "copy to")
             os.remove(note)
@@ -125,6 +136,7 @@ def copy_records(
     target: Storage,
     *,
     change: Change | None = None,
+    renumber: bool = False,
     progress: Progress = lambda done: None,  # noqa: ARG005 - nobody watches
 ) -> Copied:
     """Copy all records that a storage lists, the root last.
@@ -133,9 +145,11 @@ def copy_records(
         source: where from.
         target: where to: an empty storage, or one in which this was interrupted.
         change: gives what to store in place of a record, under the same oid.
+        renumber: copy what the root reaches, under new oids; into an empty storage only.
         progress: called now and then with how many objects were copied.
 
     Raises:
+        RenumberError: an object cannot get a new oid, or not with certainty.
         StorageError: the source gave up the state that was being read, or what a storage raises.
     """
     done = Copied()
@@ -143,8 +157,7 @@ def copy_records(
     batch: list[tuple[bytes, bytes]] = []
     batch_bytes = 0
     root = None
-    for oid, found in _gen_records(source):
-        record = found if change is None else change(found)
+    for oid, record in _gen_records(source, change, renumber=renumber):
         done.objects += 1
         done.record_bytes += len(record)
         if done.objects % _TELL_EVERY == 0:
@@ -157,9 +170,9 @@ def copy_records(
             batch.append((oid, record))
             batch_bytes += len(record)
             if batch_bytes >= _BATCH_BYTES:
-                _store(target, batch)
+                _store(target, sorted(batch) if renumber else batch)
                 batch, batch_bytes = [], 0
-    _store(target, batch)
+    _store(target, sorted(batch) if renumber else batch)
     # Whoever finds a root finds all that it reaches.
     if root is not None:
         _store(target, [(ROOT_OID, root)])
@@ -196,7 +209,7 @@ def recompressed(record: bytes, *, compress: bool) -> bytes:
 
 
 @contextmanager
-def _noted(working: str, name: str, form: str) -> Iterator[str]:
+def _noted(working: str, name: str, form: str, *, renumber: bool) -> Iterator[str]:
     """Keep other copies out, and note what is copied, before the file is made.
 
     Yields:
@@ -211,26 +224,28 @@ def _noted(working: str, name: str, form: str) -> Iterator[str]:
             raise StorageLockedError(
                 f"tried to write {working!r}, which another copy is writing", working
             ) from None
-        _check_note(file, working, name, form)
+        _check_note(file, working, name, form, renumber=renumber)
         yield note
 
 
-def _check_note(file: IO[str], working: str, name: str, form: str) -> None:
+def _check_note(file: IO[str], working: str, name: str, form: str, *, renumber: bool) -> None:
     if os.path.lexists(working) and os.lstat(working).st_nlink > 1:
         # A copy that was cut off right after it got its name, which may be another one by now.
         # Going on with it would change a file that somebody uses.
         os.remove(working)
     if not os.path.lexists(working):
         file.truncate(0)
-        json.dump({"durus_copy": _FORM, "from": name, "form": form}, file)
+        note = {"durus_copy": _FORM, "from": name, "form": form, "renumbered": renumber}
+        json.dump(note, file)
         file.flush()
         os.fsync(file.fileno())
         return
     try:
         note = json.load(file)
         noted, noted_form = note["from"], note["form"]
+        is_renumbered = note.get("renumbered", False)
     except (ValueError, KeyError, TypeError):
-        noted = noted_form = None
+        noted = noted_form = is_renumbered = None
     if noted != name:
         found = "it is not known what of" if noted is None else f"of {noted!r}"
         raise StorageOpenError(
@@ -244,6 +259,22 @@ def _check_note(file: IO[str], working: str, name: str, form: str) -> None:
             f" {noted_form!r} storage; finish that or remove it",
             working,
         )
+    if is_renumbered is not renumber:
+        had, wanted = (
+            ("new oids", "the oids of FROM") if is_renumbered else ("the oids of FROM", "new oids")
+        )
+        raise StorageOpenError(
+            f"tried to copy with {wanted}, but {working!r} is an unfinished copy with {had}; finish"
+            " that or remove it",
+            working,
+        )
+
+
+def _remove_half(working: str) -> None:
+    """Remove an unfinished copy, last of all the file by which it is known."""
+    for path in (*(working + suffix for suffix in SIDE_FILES), working):
+        with suppress(FileNotFoundError):
+            os.remove(path)
 
 
 def _form_of(target: str) -> str:
@@ -268,18 +299,21 @@ def _adopt_mode(name: str, working: str, extra: int = 0) -> None:
 # Records.
 
 
-def _gen_records(source: Storage) -> Iterator[tuple[bytes, bytes]]:
+def _gen_records(
+    source: Storage, change: Change | None, *, renumber: bool
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield what is to be stored, and under which oid."""
     count = 0
     try:
-        for oid, record in source.gen_oid_record():
+        for oid, record in gen_renumbered(source) if renumber else source.gen_oid_record():
             check_record(oid, record)
             count += 1
-            yield oid, record
+            yield oid, record if change is None else change(record)
     except ReadConflictError as error:
         raise StorageError(
             f"tried to read {source}, which after {count} records gave up the state that was being"
-            " read because of commits meanwhile; try again, while less is committed: what is"
-            " copied stays"
+            " read because of commits meanwhile; try again, while less is committed"
+            + ("" if renumber else ": what is copied stays")
         ) from error
 
 
@@ -305,14 +339,14 @@ def _has_root(target: Storage) -> bool:
     return True
 
 
-def _compare(source: Storage, target: Storage, change: Change | None, progress: Progress) -> None:
-    """Read both, and compare.
+def _compare(records: Iterator[tuple[bytes, bytes]], target: Storage, progress: Progress) -> None:
+    """Compare what was to be stored with what is.
 
     Raises:
         StorageWriteError: the target gives back something else than was stored.
     """
-    for count, (oid, found) in enumerate(_gen_records(source), 1):
-        if not _is_there(target, oid, found if change is None else change(found)):
+    for count, (oid, record) in enumerate(records, 1):
+        if not _is_there(target, oid, record):
             raise StorageWriteError(
                 f"copied oid {int.from_bytes(oid)}, but {target} gives back something else: the"
                 " disk or the memory of this machine is not to be trusted"

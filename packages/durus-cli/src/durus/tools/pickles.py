@@ -1,9 +1,9 @@
 """Pickles as instructions: what they name is found and replaced, and nothing is unpickled.
 
 A pickle is a program for a machine with a stack and a memo. `gen_steps` follows it with stand-ins
-on the stack: of all values only texts, tuples and the names of classes are known, which is what it
-takes to see what each instruction takes. An edit replaces instructions by others of the same effect
-on stack and memo, so that whatever follows still finds its own.
+on the stack: of all values only texts, bytes, tuples and the names of classes are known, which is
+what it takes to see what each instruction takes. An edit replaces instructions by others of the
+same effect on stack and memo, so that whatever follows still finds its own.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from durus.error import CorruptRecordError
 from durus.serialize import check_proof, pack_record, seal, unpack_record
 
 __all__ = [
+    "Bytes",
     "Edit",
     "Global",
     "Items",
@@ -59,6 +60,20 @@ class Text:
     origin: int
     start: int
     end: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bytes:
+    """Bytes on the stack.
+
+    Attributes:
+        value: the same.
+        origin: the offset of the instruction that made them, or that made the text which
+            `_codecs.encode` takes: protocol 2 has no bytes.
+    """
+
+    value: bytes
+    origin: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,6 +158,7 @@ _LENGTH_BYTES = {
     pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
 _UNICODE = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
+_BYTES = {"SHORT_BINBYTES", "BINBYTES", "BINBYTES8"}
 _PYTHON2_STRING = {"SHORT_BINSTRING", "BINSTRING"}
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
 _GETS = {"GET", "BINGET", "LONG_BINGET"}
@@ -152,6 +168,7 @@ _CHANGES_FIRST = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD
 # Those that put something on the stack of which something is known.
 _KNOWN = (
     _UNICODE
+    | _BYTES
     | _PYTHON2_STRING
     | _GETS
     | _TUPLES
@@ -276,6 +293,8 @@ def _given(
 ) -> Any:
     if name in _UNICODE:
         return Text(argument.decode("utf-8", "surrogatepass"), start, start, end)
+    if name in _BYTES:
+        return Bytes(argument, start)
     if name in _PYTHON2_STRING:
         return Text(argument, start, start, end)
     if name in _GETS:
@@ -288,7 +307,7 @@ def _given(
     if name == "STACK_GLOBAL":
         return _stacked(taken, start)
     if name == "REDUCE":
-        return _member(taken, start)
+        return _member(taken, start) or _encoded(taken)
     if name in _CHANGES_FIRST or name in {"DUP", "READONLY_BUFFER"}:
         return taken[0]
     if name in _MAKES_CONTAINER:
@@ -338,6 +357,24 @@ def _member(taken: list[Any], start: int) -> Global | None:
         return None
     member = name.value if isinstance(name.value, str) else _decoded(name.value)
     return Global(owner.module, f"{owner.name}.{member}", start)
+
+
+def _encoded(taken: list[Any]) -> Bytes | None:
+    """Give the bytes that `_codecs.encode(text, "latin1")` gives: how protocol 2 writes bytes."""
+    function, arguments = taken
+    if not (isinstance(function, Global) and isinstance(arguments, Items)):
+        return None
+    if (function.module, function.name) != ("_codecs", "encode") or len(arguments.values) != 2:
+        return None
+    text, codec = arguments.values
+    if not (isinstance(text, Text) and isinstance(codec, Text)):
+        return None
+    if not isinstance(text.value, str) or codec.value not in {"latin1", "latin-1"}:
+        return None
+    try:
+        return Bytes(text.value.encode("latin-1"), text.origin)
+    except UnicodeEncodeError:
+        return None
 
 
 def _unquoted(argument: bytes) -> bytes:
