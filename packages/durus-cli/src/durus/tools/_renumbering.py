@@ -2,10 +2,16 @@
 
 All that an object refers to gets its oids at once, in the order of its state; then each of these
 does the same, depth first. So the items of a list or of the node of a B-tree are neighbours, and
-not far behind comes what hangs on each. Breadth-first, the parts of an object would be further away
-the more objects there are; depth-first alone, the items of a list would be as far apart as what
-hangs on them is large. And as an object's references have their new oids when it is read, one
-reading is enough.
+not far behind comes what hangs on each. As an object's references have their new oids when it is
+read, one reading is enough.
+
+Depth-first without the neighbours, and breadth-first, were measured as well: how many pages of 4
+KiB hold what is read of 30,000 objects in a B-tree, each with two parts of 1,000 bytes. 50 objects
+in the order of their keys lie in 6 pages; depth-first in 28, breadth-first in 4, under the oids of
+keys that came at random in 36. An object with its parts and the path to it, most of which a small
+cache has, takes 3.5 reads; 3.1, 3.5, and 3.2 where object and parts were committed together.
+Breadth-first, what hangs on an object would be further away the deeper it hangs and the more
+objects there are.
 
 In a record the oid in each reference is replaced, and nothing else. The rewritten record is read
 again: it must refer to the right objects in the right places, and be the same in all others.
@@ -14,8 +20,9 @@ again: it must refer to the right objects in the right places, and be the same i
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from durus.error import CorruptRecordError, DurusError, DurusKeyError
 from durus.inspection import find_paths
@@ -37,6 +44,7 @@ from durus.utils import int8_to_str, str_to_int8
 
 __all__ = ["RenumberError", "gen_renumbered"]
 
+_OID_LENGTH = 8  # in bytes, or in characters of a text that is encoded
 _PAGE_WORDS = 64
 _MOST_PATH = 200
 
@@ -135,49 +143,85 @@ class _Numbers:
 # One record.
 
 
+_KEPT = "it keeps the oid of an object as data of its own, which would name another object"
+
+
 class _UncertainError(Exception):
     """Why a record cannot be rewritten."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _References:
     """What a record refers to.
 
     Attributes:
         opened: the record.
-        steps: the instructions of its pickles; none if it refers to nothing.
         oids: of each reference, in the order of the state.
+        origins: of each the offset of the instruction that makes its oid.
+        steps: the instructions that make or take what may be an oid, and those that frame others.
+            All of them may take more memory than there is.
+        step_count: how many instructions there are.
     """
 
     opened: OpenRecord
-    steps: list[Step]
-    oids: list[bytes]
+    oids: list[bytes] = field(default_factory=list)
+    origins: list[int] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    step_count: int = 0
 
 
 def _find_references(record: bytes) -> _References:
     opened = open_record(record)
-    if not opened.refs and b"Q" not in opened.data[opened.state_start :]:
+    if not opened.refs and opened.data.find(b"Q", opened.state_start) < 0:
         # The instruction that makes a reference is nowhere.
-        return _References(opened, [], [])
+        return _References(opened)
     try:
-        steps = list(gen_record_steps(opened))
+        found = _read(opened)
     except CorruptRecordError as error:
         raise _UncertainError(f"{error} ('durus check' tells what is damaged)") from error
-    oids = [_oid_of(step)[0] for step in steps if step.op == "BINPERSID"]
-    if set(oids) | {opened.oid} != {*split_oids(opened.refs), opened.oid}:
+    if {*found.oids, opened.oid} != {*split_oids(opened.refs), opened.oid}:
         raise _UncertainError(
             "its list of references is not what its state refers to ('durus check' tells more)"
         )
-    return _References(opened, steps, oids)
+    return found
 
 
-def _oid_of(step: Step) -> tuple[bytes, int]:
-    """Give the oid of a reference, and the offset of the instruction that made it."""
-    pair = step.taken[0]
+def _read(opened: OpenRecord) -> _References:
+    found = _References(opened)
+    for step in gen_record_steps(opened):
+        found.step_count += 1
+        op, _, _, taken, given = step
+        if op == "BINPERSID":
+            oid, origin = _oid_of(taken[0])
+            found.oids.append(oid)
+            found.origins.append(origin)
+            found.steps.append(step)
+        elif (
+            (given is not None and _may_be_oid(given))
+            or (taken and any(map(_may_be_oid, taken)))
+            or op == "FRAME"
+        ):
+            found.steps.append(step)
+    return found
+
+
+def _may_be_oid(value: Any) -> bool:
+    """Tell whether a value may be an oid, or a tuple that begins with one."""
+    if isinstance(value, Items) and len(value.values) == 2:
+        value = value.values[0]
+    return isinstance(value, (Bytes, Text)) and len(value.value) == _OID_LENGTH
+
+
+def _oid_of(pair: Any) -> tuple[bytes, int]:
+    """Give the oid of a reference, and the offset of the instruction that makes it."""
     if isinstance(pair, Items) and len(pair.values) == 2:
         oid = pair.values[0]
         # Python 2 had texts for bytes.
-        if isinstance(oid, (Bytes, Text)) and isinstance(oid.value, bytes) and len(oid.value) == 8:
+        if (
+            isinstance(oid, (Bytes, Text))
+            and isinstance(oid.value, bytes)
+            and len(oid.value) == _OID_LENGTH
+        ):
             return oid.value, oid.origin
     raise _UncertainError("it refers to an object in a way that Durus does not")
 
@@ -191,18 +235,20 @@ def _renumber(found: _References, number: Callable[[bytes], bytes]) -> bytes:
     """
     old = found.opened
     oid = number(old.oid)
-    if not found.steps:
+    if not found.oids:
         return close_record(replace(old, oid=oid), old.data, old.state_start)
-    data = apply_edits(old.data, _edits(found.steps, number))
-    refs = b"".join(sorted({number(referred) for referred in found.oids} - {oid}))
-    new = replace(old, oid=oid, data=data, refs=refs)
-    _check(found, new, number)
+    oids = [number(referred) for referred in found.oids]
+    edits = _edits(found.steps, dict(zip(found.origins, oids, strict=True)))
+    data = apply_edits(old.data, edits)
+    new = replace(old, oid=oid, data=data, refs=b"".join(sorted({*oids} - {oid})))
+    reread = _read(new)
+    if reread.oids != oids or not _is_same_but_for(edits, found, reread):
+        raise _UncertainError("what it became does not refer to the right objects")
     return close_record(new, data, new.state_start)
 
 
-def _edits(steps: list[Step], number: Callable[[bytes], bytes]) -> list[Edit]:
-    # By the offset of the instruction that makes an oid.
-    oids = {origin: number(oid) for oid, origin in map(_oid_of, _references(steps))}
+def _edits(steps: list[Step], oids: dict[int, bytes]) -> list[Edit]:
+    """Give what replaces the oids, which are given by the offset of what makes each."""
     _refuse_other_uses(steps, oids)
     edits = [
         (step.start, step.end, _code(step, oids[step.start]))
@@ -212,40 +258,33 @@ def _edits(steps: list[Step], number: Callable[[bytes], bytes]) -> list[Edit]:
     if any(len(code) != end - start for start, end, code in edits):
         # Their lengths would no longer be right, and only readers of unbuffered files need them.
         edits += [(step.start, step.end, b"") for step in steps if step.op == "FRAME"]
-    return edits
+    return sorted(edits)
 
 
-def _references(steps: list[Step]) -> Iterator[Step]:
-    return (step for step in steps if step.op == "BINPERSID")
-
-
-def _refuse_other_uses(steps: list[Step], origins: dict[int, bytes]) -> None:
+def _refuse_other_uses(steps: list[Step], origins: Collection[int]) -> None:
     """Refuse a record in which what makes the oid of a reference makes something else as well.
 
     A pickler writes an object once. So a program that keeps `other._p_oid` beside `other` in a
-    state has one instruction for both.
+    state may have one instruction for both.
     """
-    pairs = {id(step.taken[0]) for step in _references(steps)}
+    pairs = {id(step.taken[0]) for step in steps if step.op == "BINPERSID"}
+    # Where the oid is a text that is encoded: what the function is given.
     arguments = {
         id(step.taken[1])
         for step in steps
         if step.op == "REDUCE" and isinstance(step.given, Bytes) and step.given.origin in origins
     }
+    parts = pairs | arguments
     for step in steps:
         for place, value in enumerate(step.taken):
-            if isinstance(value, (Bytes, Text)) and value.origin in origins:
-                is_right = place == 0 and id(step.given) in pairs | arguments
-            elif isinstance(value, Items) and id(value) in pairs:
-                is_right = step.op == "BINPERSID"
-            elif isinstance(value, Items) and id(value) in arguments:
-                is_right = step.op == "REDUCE" and isinstance(step.given, Bytes)
-            else:
-                continue
-            if not is_right:
-                raise _UncertainError(
-                    "it keeps the oid of an object as data of its own, which would name another"
-                    " object"
-                )
+            if isinstance(value, (Bytes, Text)):
+                if value.origin in origins and (place or id(step.given) not in parts):
+                    raise _UncertainError(_KEPT)
+            elif isinstance(value, Items):
+                if id(value) in pairs and step.op != "BINPERSID":
+                    raise _UncertainError(_KEPT)
+                if id(value) in arguments and not isinstance(step.given, Bytes):
+                    raise _UncertainError(_KEPT)
 
 
 def _code(step: Step, oid: bytes) -> bytes:
@@ -258,20 +297,15 @@ def _code(step: Step, oid: bytes) -> bytes:
     return b"X" + len(text).to_bytes(4, "little") + text
 
 
-def _check(found: _References, new: OpenRecord, number: Callable[[bytes], bytes]) -> None:
-    """Read what was rewritten, and see that it says the same of the right objects."""
-    old = found.opened
-    origins = {_oid_of(step)[1] for step in _references(found.steps)}
-    steps = list(gen_record_steps(new))
-    pairs = zip(_framed(found.steps), _framed(steps), strict=True)
-    is_right = all(
-        was.start in origins or old.data[was.start : was.end] == new.data[now.start : now.end]
-        for was, now in pairs
+def _is_same_but_for(edits: list[Edit], old: _References, new: _References) -> bool:
+    """Tell whether undoing the edits gives the old pickles, and each instruction has its place."""
+    undoing: list[Edit] = []
+    grown = 0
+    for start, end, code in edits:
+        undoing.append((start + grown, start + grown + len(code), old.opened.data[start:end]))
+        grown += len(code) - (end - start)
+    removed = sum(not code for _, _, code in edits)
+    return (
+        apply_edits(new.opened.data, undoing) == old.opened.data
+        and new.step_count == old.step_count - removed
     )
-    oids = [_oid_of(step)[0] for step in _references(steps)]
-    if not is_right or oids != [number(oid) for oid in found.oids]:
-        raise _UncertainError("what it became does not refer to the right objects")
-
-
-def _framed(steps: list[Step]) -> list[Step]:
-    return [step for step in steps if step.op != "FRAME"]

@@ -150,10 +150,13 @@ def copy_records(
 
     Raises:
         RenumberError: an object cannot get a new oid, or not with certainty.
-        StorageError: the source gave up the state that was being read, or what a storage raises.
+        StorageError: the source gave up the state that was being read, the target is not empty but
+            has to be, or what a storage raises.
     """
     done = Copied()
     begins_anew = next(iter(target.gen_oid_record()), None) is None and not _has_root(target)
+    if renumber and not begins_anew:
+        raise StorageError(f"tried to renumber into {target}, which is not empty")
     batch: list[tuple[bytes, bytes]] = []
     batch_bytes = 0
     root = None
@@ -272,7 +275,8 @@ def _check_note(file: IO[str], working: str, name: str, form: str, *, renumber: 
 
 def _remove_half(working: str) -> None:
     """Remove an unfinished copy, last of all the file by which it is known."""
-    for path in (*(working + suffix for suffix in SIDE_FILES), working):
+    # A storage could take what stands beside it for part of the next one.
+    for path in (*(working + suffix for suffix in (*SIDE_FILES, ".index")), working):
         with suppress(FileNotFoundError):
             os.remove(path)
 

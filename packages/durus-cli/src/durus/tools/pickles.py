@@ -40,11 +40,14 @@ __all__ = [
 _PROOF_BYTES = 4
 _COMPRESSED_START = b"x"
 
+# What is on the stack never changes, but is not frozen: that would take longer to make than all the
+# rest of an instruction.
+
 # Replaces the bytes from the first offset up to the second.
 Edit = tuple[int, int, bytes]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Text:
     """A text on the stack.
 
@@ -62,7 +65,7 @@ class Text:
     end: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Bytes:
     """Bytes on the stack.
 
@@ -76,7 +79,7 @@ class Bytes:
     origin: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Global:
     """A class or function on the stack, by its name."""
 
@@ -85,7 +88,7 @@ class Global:
     origin: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Items:
     """A tuple on the stack."""
 
@@ -131,10 +134,12 @@ class _Op(NamedTuple):
     takes: int
     takes_group: bool
     gives: int
+    is_known: bool
 
 
 def _make_op(code: pickletools.OpcodeInfo) -> _Op:
-    before = code.stack_before
+    # What MEMOIZE takes it puts back.
+    before, after = ([], []) if code.name == "MEMOIZE" else (code.stack_before, code.stack_after)
     takes_group = pickletools.markobject in before
     argument = code.arg
     lines = 0
@@ -146,11 +151,11 @@ def _make_op(code: pickletools.OpcodeInfo) -> _Op:
         lines,
         before.index(pickletools.markobject) if takes_group else len(before),
         takes_group,
-        len(code.stack_after),
+        len(after),
+        code.name in _KNOWN,
     )
 
 
-_OPS = {ord(code.code): _make_op(code) for code in pickletools.opcodes}
 _LENGTH_BYTES = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
     pickletools.TAKEN_FROM_ARGUMENT4: 4,
@@ -177,6 +182,11 @@ _KNOWN = (
     | {"GLOBAL", "INST", "STACK_GLOBAL", "REDUCE", "DUP", "READONLY_BUFFER", "UNICODE", "STRING"}
 )
 
+_OPS = {ord(code.code): _make_op(code) for code in pickletools.opcodes}
+
+# In place of `Step(...)`, which takes twice as long.
+_make_step = tuple.__new__
+
 # The class in a record, as Durus writes it and as Durus 4.3 did.
 _PLAIN_CLASS = re.compile(rb"\x80[\x02-\x05]c[^\n]*\n[^\n]*\n(?:q.)?\.", re.DOTALL)
 
@@ -198,24 +208,30 @@ def gen_steps(data: bytes, start: int = 0, memo: dict[int, Any] | None = None) -
     while True:
         op, argument, end = _read(data, position)
         name = op.name
-        if name == "PERSID":
-            raise UnpicklingError("a reference is written as a text, which Durus does not do")
-        if name == "MARK":
-            stack.append(_MARK)
-            yield Step(name, position, end, [], None)
-        elif name in _PUTS:
-            memo[_number(name, argument)] = _top(stack)
-            yield Step(name, position, end, [], None)
+        given = None
+        if op.takes_group or name == "POP":
+            taken = _take(stack, op)
+        elif op.takes:
+            taken = stack[-op.takes :]
+            if len(taken) < op.takes or _MARK in taken:
+                raise UnpicklingError("an instruction finds too little on the stack")
+            del stack[-op.takes :]
+        else:
+            taken = []
+        if op.is_known:
+            given = _given(name, argument, taken, memo, position, end)
         elif name == "MEMOIZE":
             memo[len(memo)] = _top(stack)
-            yield Step(name, position, end, [], None)
-        else:
-            taken = _take(stack, op)
-            known = name in _KNOWN
-            given = _given(name, argument, taken, memo, position, end) if known else None
+        elif name in _PUTS:
+            memo[_number(name, argument)] = _top(stack)
+        elif name == "PERSID":
+            raise UnpicklingError("a reference is written as a text, which Durus does not do")
+        if op.gives == 1:
             # INST makes an instance of the class that it names.
-            stack.extend([None if name == "INST" else given] * op.gives)
-            yield Step(name, position, end, taken, given)
+            stack.append(None if name == "INST" else _MARK if name == "MARK" else given)
+        elif op.gives:
+            stack.extend([given] * op.gives)
+        yield _make_step(Step, (name, position, end, taken, given))
         if name == "STOP":
             if stack:
                 raise UnpicklingError("a pickle leaves values on the stack")
@@ -232,6 +248,8 @@ def _read(data: bytes, position: int) -> tuple[_Op, bytes, int]:
     except KeyError:
         raise UnpicklingError(f"there is no instruction {data[position]:#04x}") from None
     start = position + 1
+    if not op.argument_bytes:
+        return op, b"", start
     if op.lines:
         end = start
         for _ in range(op.lines):
