@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -518,6 +520,35 @@ def test_beside_a_writer_that_packs(
     assert last >= 20
 
 
+def test_each_commit_beside_a_writer(tmp_path: Path, kept: str, folder: Path, target: Path) -> None:
+    """Of a database that another process changes and packs, each commit is restored as it was."""
+    with Connection(open_storage(kept)) as connection:
+        connection.get_root().update(left=PersistentDict(n=0), right=PersistentDict(n=0))
+        connection.commit()
+    pieces = [_back_up(kept, folder).piece]
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, kept], stdout=subprocess.PIPE, cwd=tmp_path
+    ) as writer:
+        try:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"going\n"
+            for _ in range(6):
+                done = _back_up(kept, folder)
+                assert (done.piece.method, done.reason) == ("commits", "")
+                pieces.append(done.piece)
+            assert writer.poll() is None
+        finally:
+            writer.kill()
+    assert all(a.last_serial < b.first_serial for a, b in pairwise(pieces))  # type: ignore[operator]
+    newest = pieces[-1].last_serial or 0
+    assert newest > 20
+    for serial in {newest - n * (newest // 10) for n in range(10)} | {newest - 1}:
+        restore(str(folder), str(target), serial)
+        with open_storage(f"{kept}?at={serial}") as past:
+            assert _records(target) == dict(past.gen_oid_record())
+        _remove(target)
+
+
 def test_sqlite(tmp_path: Path, folder: Path, target: Path) -> None:
     """An SQLite database: everything, then the records that changed or are gone."""
     url = f"sqlite:{tmp_path / 'app.sqlite'}"
@@ -546,6 +577,142 @@ def test_sqlite(tmp_path: Path, folder: Path, target: Path) -> None:
     assert _records(target) == records
     with pytest.raises(StorageError, match="no backup holds it"):
         restore(str(folder), str(target), 1)
+
+
+def _states(url: str) -> dict[int, dict[bytes, bytes]]:
+    """Give all records as of each commit that the history of an SQLite database tells."""
+    states = {}
+    with open_storage(url, readonly=True) as storage:
+        for serial, _ in storage.gen_commits():
+            with open_storage(f"{url}?at={serial}") as past:
+                states[serial] = dict(past.gen_oid_record())
+    return states
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> str:
+    """The URL of an SQLite database that keeps its history, with a first commit."""
+    path = tmp_path / "kept.sqlite"
+    _set(f"sqlite:{path}?history=7d", 0)
+    return f"sqlite:{path}"
+
+
+def test_every_commit_of_a_history(kept: str, folder: Path, target: Path) -> None:
+    """Each commit since the last piece, packs too, is restored as it was, by serial or by time."""
+    full = _back_up(kept, folder).piece
+    assert (full.method, full.first_serial) == ("records", full.last_serial)
+    with Connection(open_storage(kept)) as connection:
+        root = connection.get_root()
+        for n in range(3):
+            root["child"] = PersistentDict(n=n)
+            connection.commit()
+        # One that was made and removed between two pieces, one that was there before.
+        connection.pack()
+        middle = _back_up(kept, folder)
+        assert (middle.piece.method, middle.reason) == ("commits", "")
+        for n in range(3):
+            root["n"] = n
+            connection.commit()
+        root["child"] = None
+        connection.commit()
+        connection.pack()
+    last = _back_up(kept, folder).piece
+    assert (last.method, last.start, last.end) == ("commits", 0, 1)
+    assert last.first_serial == (middle.piece.last_serial or 0) + 1
+    assert not _back_up(kept, folder).is_written
+    times = _commits(Path(kept.removeprefix("sqlite:")))
+    states = _states(kept)
+    assert last.last_serial == max(states)
+    assert len({tuple(sorted(state.items())) for state in states.values()}) > 6
+    for serial, state in states.items():
+        if serial < (full.first_serial or 0):
+            continue
+        done = restore(str(folder), str(target), serial)
+        assert (done.serial, done.time) == (serial, times[serial])
+        assert _records(target) == state
+        _remove(target)
+        if serial % 3:
+            continue
+        # A pack has several commits of one time.
+        done = restore(str(folder), str(target), times[serial])
+        assert done.serial == max(each for each in times if times[each] <= times[serial])
+        assert _records(target) == states[done.serial]
+        _remove(target)
+    with pytest.raises(StorageError, match="before the first state"):
+        restore(str(folder), str(target), times[full.first_serial or 0] - timedelta(microseconds=1))
+
+
+def test_a_history_that_does_not_reach_back(kept: str, folder: Path, target: Path) -> None:
+    """Then the increment is the difference, says so, and the commits between are refused."""
+    serial = _back_up(kept, folder).piece.last_serial or 0
+    with open_storage(f"{kept}?history=0"):
+        pass
+    _set(kept, 1)
+    without = _back_up(kept, folder)
+    assert (without.piece.method, without.piece.last_serial, without.reason) == (
+        "records",
+        None,
+        "",
+    )
+    with open_storage(f"{kept}?history=1d"):
+        pass
+    _set(kept, 2, 3)
+    done = _back_up(kept, folder)
+    assert (done.piece.kind, done.piece.method) == ("increment", "records")
+    assert done.reason == "not each commit: of which commit 000002-increment is, is not known"
+    _set(kept, 4)
+    assert _back_up(kept, folder).piece.method == "commits"
+    for at, value in ((serial, 0), (serial + 3, 3), (serial + 4, 4), (None, 4)):
+        restore(str(folder), str(target), at)
+        assert _value(target) == value
+        _remove(target)
+    with pytest.raises(StorageError, match=f"commit {serial + 2} .* no backup holds it"):
+        restore(str(folder), str(target), serial + 2)
+
+
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        # As of no commit at all: the triggers that make one of it are gone.
+        (
+            "UPDATE objects SET data = CAST(data || x'00' AS BLOB) WHERE id = 2",
+            "do not lead to what is stored",
+        ),
+        ("DELETE FROM objects WHERE id = 2", "object 2 was not in commit 3"),
+        ("DELETE FROM objects WHERE id = 1", "the history could not be read"),
+        ("DELETE FROM durus_commits WHERE serial = 4", "do not lead to what is stored"),
+        ("UPDATE durus_commits SET time_us = time_us + 1 WHERE serial = 3", "not reach back"),
+    ],
+)
+def test_a_history_that_is_not_true(
+    tmp_path: Path, folder: Path, target: Path, sql: str, told: str
+) -> None:
+    """Where the commits do not lead to the present, that is backed up all the same, and told."""
+    path = tmp_path / "kept.sqlite"
+    url = f"sqlite:{path}"
+    with Connection(open_storage(f"{url}?history=7d")) as connection:
+        connection.get_root().update(child=PersistentDict(), other=PersistentDict())
+        connection.commit()
+        assert _back_up(url, folder).piece.last_serial == 3
+        connection.get_root()["child"]["n"] = 1
+        connection.commit()
+        connection.get_root()["n"] = 2
+        connection.commit()
+    with closing(sqlite3.connect(path)) as db:
+        for (name,) in db.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'trigger'"
+        ).fetchall():
+            db.execute(f"DROP TRIGGER {name}")
+        db.execute(sql)
+        db.commit()
+        rows = dict(db.execute("SELECT id, data FROM objects").fetchall())
+    with open_storage(url, readonly=True) as storage:
+        done = back_up(storage, str(folder), url)
+    assert (done.piece.kind, done.piece.method) == ("increment", "records")
+    assert told in done.reason
+    restore(str(folder), str(target))
+    with closing(sqlite3.connect(target)) as db:
+        assert dict(db.execute("SELECT id, data FROM objects").fetchall()) == rows
 
 
 @pytest.mark.parametrize("name", ["000001-full.data", "000002-increment.data"])

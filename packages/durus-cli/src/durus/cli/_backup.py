@@ -25,8 +25,9 @@ def backup(database: str, folder: str, full: bool, as_json: bool, **access: Any)
     """Write what is committed in DATABASE, a file or a URL, into FOLDER.
 
     The first backup in FOLDER holds everything. The next ones hold what has come since, until a
-    pack makes another file. Others may use DATABASE meanwhile. What was written is read back before
-    it counts. 'durus restore' makes a database of it.
+    pack makes another file; of a file, and where DATABASE keeps history, each commit. Others may
+    use DATABASE meanwhile. What was written is read back before it counts. 'durus restore' makes a
+    database of it.
     """
     target = Target(database, access=Access(**access))
     with open_target(target, readonly=True) as storage:
@@ -57,7 +58,7 @@ def _summary(done: Backup, database: str, folder: str) -> str:
         return f"nothing has changed in {name} since {piece.name}"
     why = f" ({one_line(done.reason)})" if done.reason else ""
     upto = f", up to commit {piece.last_serial}" if piece.last_serial is not None else ""
-    if piece.method == "records":
-        upto = f", of {count_text(piece.end, 'object')}"
+    if piece.method != "file":
+        upto += f", of {count_text(piece.end, 'object')}"
     size = bytes_text(piece.size_bytes)
     return f"backed up {name} into {one_line(folder)}: {piece.name}, {size}{upto}{why}"

@@ -5,7 +5,9 @@ is the bytes after it, if those before are still the same; and a file can be res
 commit in it. A pack makes another file, of which the next piece is a full one.
 
 Of every other storage the records are kept, as one session sees them: in an increment those that
-have changed since the piece before. It can be restored as it was at each backup.
+have changed since the piece before. It can be restored as it was at each backup. Where the storage
+keeps history that reaches back to the piece before, the increment has each commit since, and it can
+be restored as of every one.
 
 How the pieces lie in their folder is drawn in `_backup_folder`.
 """
@@ -18,7 +20,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from durus.backends import storage_class
 from durus.error import CorruptionError, StorageError, StorageOpenError, StorageWriteError
@@ -32,9 +34,10 @@ from durus.tools._backup_folder import (
     read_catalog,
     write_piece,
 )
+from durus.tools._commit_pieces import CommitSource, HistoryGap
 from durus.tools._file_pieces import FileSource, GrowingFile, restore_file
 from durus.tools._new_file import give_name, refuse_existing
-from durus.tools._record_pieces import RecordSource, check_restored, restore_records
+from durus.tools._record_pieces import RecordSource, restore_records
 
 __all__ = [
     "Backup",
@@ -50,6 +53,7 @@ __all__ = [
 ]
 
 Progress = Callable[[int], object]
+_Source: TypeAlias = FileSource | RecordSource | CommitSource
 
 # What opens the records of a storage of which that is known; of others FileStorage does.
 _SCHEMES = {"SQLite": "sqlite", "DFS20": "file2"}
@@ -62,7 +66,8 @@ class Backup:
     Attributes:
         piece: what was written, or the last piece if nothing has changed since.
         is_written: a piece was written.
-        reason: why it is a full one; "" for an increment.
+        reason: why it is a full one, or has the difference in place of each commit, where the
+            storage keeps history; "" for any other increment.
     """
 
     piece: Piece
@@ -77,7 +82,7 @@ class Restored:
     Attributes:
         pieces: what it was made of.
         serial: the last commit in it; None where commits have no serials.
-        time: when that was; of records, when they were backed up.
+        time: when that was; of records whose commit is not known, when they were backed up.
         size_bytes: the length of the file.
     """
 
@@ -116,7 +121,6 @@ def back_up(
             " --at' gives every commit, or make a file of this one with 'durus copy'"
         )
     made = datetime.now(UTC)
-    storage.sync()
     source = _source_of(storage, progress)
     with locked(folder):
         catalog = read_catalog(folder)
@@ -135,7 +139,7 @@ def back_up(
             chain, reason = [], found.reason
         last = chain[-1] if chain else None
 
-        def manifest() -> dict[str, Any] | None:
+        def manifest(source: _Source) -> dict[str, Any] | None:
             facts = source.facts(last)
             return facts and {
                 "kind": "increment" if last else "full",
@@ -147,7 +151,16 @@ def back_up(
                 **facts,
             }
 
-        piece = write_piece(catalog, source.gen_chunks(), manifest)
+        def write(source: _Source) -> Piece | None:
+            return write_piece(catalog, source.gen_chunks(), lambda: manifest(source))
+
+        if last and isinstance(source, RecordSource) and storage.keeps_history:
+            try:
+                piece = write(CommitSource(source, last))
+            except HistoryGap as gap:
+                piece, reason = write(source), f"not each commit: {gap}"
+        else:
+            piece = write(source)
     if piece is None:
         return Backup(chain[-1], is_written=False, reason="")
     return Backup(piece, is_written=True, reason=reason)
@@ -167,8 +180,8 @@ def restore(
     Args:
         folder: where the pieces are.
         target: the path of the new file.
-        at: the serial of a commit, or a time: the last commit that was not later; of records the
-            last backup that was not later. None is the last backup.
+        at: the serial of a commit, or a time: the last commit that was not later; of records whose
+            commits are not known, the last backup that was not later. None is the last backup.
         progress: called now and then with how many bytes were read of the data of
             `needed_pieces`.
 
@@ -226,7 +239,7 @@ def _chain_to_continue(catalog: Catalog, method: str) -> tuple[list[Piece], str]
     problem = catalog.problem_within(chain[0].number, catalog.last_number)
     if problem:
         return [], problem.text
-    if chain[-1].method != method:
+    if (chain[-1].method == "file") != (method == "file"):
         return [], "the storage is another one now"
     return chain, ""
 
@@ -262,11 +275,9 @@ def _chain_as_of(catalog: Catalog, at: int | datetime | None) -> list[Piece]:
 
 def _chain_with_serial(catalog: Catalog, serial: int) -> list[Piece]:
     for chain in reversed(catalog.chains()):
-        first = chain[0].first_serial
-        if first is None or serial < first:
-            continue
-        for position, piece in enumerate(chain, 1):
-            if piece.last_serial is not None and serial <= piece.last_serial:
+        for position in range(len(chain), 0, -1):
+            first, last = chain[position - 1].first_serial, chain[position - 1].last_serial
+            if first is not None and last is not None and first <= serial <= last:
                 return chain[:position]
     raise StorageError(
         f"tried to restore commit {serial} from {catalog.folder!r}, where no backup holds it;"
@@ -302,8 +313,9 @@ def _chain_at(catalog: Catalog, moment: datetime) -> list[Piece]:
 
 
 def _needed_at(chain: list[Piece], moment: datetime) -> list[Piece]:
-    if chain[0].method == "records":
-        return [piece for piece in chain if piece.made <= moment]
+    if chain[0].method != "file":
+        known = [(piece.first_time or piece.made) <= moment for piece in chain]
+        return chain[: len(chain) - known[::-1].index(True)]
     for position, piece in enumerate(chain[:-1], 1):
         # What was on its way when this piece was made has an earlier time, and is in the next one.
         first_time = chain[position].first_time
@@ -315,7 +327,7 @@ def _needed_at(chain: list[Piece], moment: datetime) -> list[Piece]:
 def _check_nothing_between(chain: list[Piece], following: list[Piece], moment: datetime) -> None:
     """Refuse a moment after the last backup of a file, if it had commits that no backup has."""
     last, first_serial = chain[-1], following[0].first_serial
-    if last.method == "records" or moment <= last.made:
+    if last.method != "file" or moment <= last.made:
         return
     if last.last_serial is not None and first_serial is not None:
         if first_serial <= last.last_serial + 1:
@@ -334,7 +346,9 @@ def _check_nothing_between(chain: list[Piece], following: list[Piece], moment: d
 
 
 def _source_of(storage: Storage, progress: Progress) -> FileSource | RecordSource:
+    """Move to the newest state, and give what tells it."""
     if isinstance(storage, GrowingFile):
+        storage.sync()
         return FileSource(storage, storage, progress)
     return RecordSource(storage, progress)
 
@@ -369,9 +383,7 @@ def _restore_to(
         return restore_file(catalog, chain, path, _test_for(at), progress)
     cls: Callable[[str], Storage] = storage_class(_SCHEMES.get(last.format, "file"))
     with cls(path) as storage:
-        restore_records(catalog, chain, storage, progress)
-        check_restored(last, storage)
-    return None, last.made
+        return restore_records(catalog, chain, storage, _test_for(at), progress)
 
 
 def _test_for(at: int | datetime | None) -> Callable[[int, datetime], bool] | None:
