@@ -18,15 +18,18 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from struct import pack, unpack_from
 from typing import Any, cast
 
+from durus.error import StorageError
 from durus.logger import logger
 from durus.serialize import split_oids, unpack_record
 from durus.sessions import SharedStorage
-from durus.storage import MemoryStorage
+from durus.storage import MemoryStorage, Storage
 from durus.storage_server._connection import ClientConnection
 from durus.storage_server._greeting import Greeter
+from durus.storage_server._history import Past, Question
 from durus.storage_server._hub import Hub, Policy
 from durus.storage_server._limits import Limits
 from durus.storage_server._peer import Peer
@@ -151,6 +154,45 @@ class _Committer:
         self._listeners = [each for each in self._listeners if each is not listener]
 
 
+class _Remembering(MemoryStorage):
+    """A storage whose past is its present."""
+
+    keeps_history = True
+
+    def gen_commits(self) -> Iterator[tuple[int, datetime]]:
+        return iter([(1, datetime(2026, 1, 1, tzinfo=UTC))])
+
+    def gen_changes(self, serial: int) -> Iterator[tuple[bytes, bytes]]:
+        self._check(serial)
+        yield from self.gen_oid_record()
+
+    def load_as_of(self, oid: bytes, serial: int) -> bytes:
+        self._check(serial)
+        return self.load(oid)
+
+    def _check(self, serial: int) -> None:
+        if serial != 1:
+            raise StorageError(f"{serial} is no commit")
+
+
+class _HistoryReader:
+    """The reader of the past without its thread and its own opening."""
+
+    can_read = True
+
+    def __init__(self, storage: Storage, loop: _Loop) -> None:
+        self._past = Past(lambda: storage, "", lambda: None)
+        self._loop = loop
+
+    def order(self, question: Question) -> None:
+        self._loop.call_soon(self._answer, question)
+
+    def _answer(self, question: Question) -> None:
+        if question.is_wanted:
+            question.run(self._past)
+        self._loop.call_soon(question.finish)
+
+
 class _Transport:
     """The socket of a client."""
 
@@ -214,7 +256,7 @@ class Server:
 
     def __init__(self) -> None:
         self.loop = _Loop()
-        self.storage = MemoryStorage()
+        self.storage = _Remembering()
         refs = [int8_to_str(number) for number in (1, 2, 3)]
         commit(self.storage, make_record(bytes(8), refs), *map(make_record, refs))
         self.shared = SharedStorage(self.storage, strict=True)
@@ -224,6 +266,7 @@ class Server:
         loop = cast("Any", self.loop)
         self.hub = Hub(loop, self.shared, policy, LIMITS, 0, Greeter, self._refuse_to_stop)
         self.hub.committer = cast("Any", _Committer(self.shared, self.loop))
+        self.hub.history = cast("Any", _HistoryReader(self.storage, self.loop))
 
     def _refuse_to_stop(self) -> None:
         raise AssertionError("a stranger may not stop the server")

@@ -48,6 +48,12 @@ PAYLOADS = st.one_of(
     st.lists(OIDS, max_size=4).map(b"".join),
     LENGTHS,
     st.integers(1, 40).map(lambda count: pack(">L", count)),
+    st.builds(
+        lambda serial, count: pack(">QL", serial, count),
+        st.sampled_from([0, 1, 2, 2**63, 2**64 - 1]),
+        st.sampled_from([0, 1, 3, 4096, 4097, 2**32 - 1]),
+    ),
+    st.tuples(OIDS, st.sampled_from([0, 1, 2**64 - 1]).map(int8_to_str)).map(b"".join),
     STORED,
     STORED.map(zlib.compress),
     st.binary(max_size=30),
@@ -140,3 +146,10 @@ def test_the_streams_get_far() -> None:
     stored = zlib.compress(pack(">L", len(changed)) + changed)
     answers = run(make_input(3, 1, False, frame(0x54, 1, stored) + frame(0x15, 2)))
     assert answers.endswith(frame(0x95, 2))
+    past = frame(0x1C, 1, pack(">QL", 2**64 - 1, 1)) + frame(0x1D, 2, pack(">QL", 1, 3))
+    answers = run(make_input(3, 1, False, past + frame(0x1E, 3, bytes(15) + b"\1")))
+    root = make_record(bytes(8), [int8_to_str(number) for number in (1, 2, 3)])
+    three = make_record(int8_to_str(3))
+    assert pack(">LBLQ", 21, 0x9B, 1, 1) in answers
+    assert b"\x9c\0\0\0\2\1" + pack(">L", len(three)) + three in answers
+    assert answers.endswith(frame(0x90, 3, pack(">L", len(root)) + root))

@@ -23,8 +23,11 @@ from durus.testing import commit, malformed_records
 from durus.utils import int8_to_str
 
 from .peers import (
+    CHANGES,
     COMMIT,
     ERROR,
+    HISTORY,
+    LOAD_AS_OF,
     LOAD_MANY,
     NEW_OIDS,
     STORE,
@@ -110,6 +113,23 @@ def stop_in_a_commit(path: Path) -> Generator[None, None, None]:
             yield
 
 
+def ask_of_the_past(path: Path) -> Generator[None, None, None]:
+    """Ask for all that there was, and read none of it, or leave before it is told."""
+    with ExitStack() as stack:
+        while True:
+            for number in range(1, 20):
+                peer = stack.enter_context(NewPeer(path))
+                peer.send(
+                    frame(HISTORY, 1, pack(">QL", (1 << 64) - 1, 4096))
+                    + frame(CHANGES, 2, pack(">QL", number, number)) * 50
+                    + frame(LOAD_AS_OF, 3, int8_to_str(LARGE) + pack(">Q", number)) * 50
+                )
+                if number % 2:
+                    peer.socket.close()
+                yield
+            stack.close()
+
+
 def send_noise(path: Path) -> Generator[None, None, None]:
     random = Random(0)
     while True:
@@ -126,6 +146,7 @@ KINDS: list[Callable[[Path], Generator[None, None, None]]] = [
     take_oids,
     commit_badly,
     stop_in_a_commit,
+    ask_of_the_past,
     send_noise,
 ]
 

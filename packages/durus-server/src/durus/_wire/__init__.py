@@ -15,7 +15,8 @@ All integers are unsigned and big-endian; an oid is 8 bytes; a record is as in `
 The server speaks first::
 
     HELLO     JSON: server, auth ("none" or "secret"), nonce (32 bytes in hex), compress, max_frame,
-              max_transaction, readonly
+              max_transaction, readonly, history (the server tells of the past; not there: it
+              does not know the requests)
     HELLO     the client's answer, JSON: client, compress, auth: nonce and proof in hex
     WELCOME   JSON: database (in hex: the same after a restart of the server only if that has the
               same database), proof, if there is a secret; or ERROR
@@ -24,7 +25,8 @@ A proof is the HMAC-SHA256, keyed with the secret, of `durus-2 client` or `durus
 nonces, the server's first. The secret is never sent, and each side proves that it knows it.
 
 Then the client asks. Requests are answered in order, but for COMMIT, CONFIRM and PACK, which are
-answered when they are done; the client need not wait for one answer before it asks again::
+answered when they are done; the client need not wait for one answer before it asks again. HISTORY,
+CHANGES and LOAD_AS_OF hold up what the same client asks after them::
 
     LOAD        oid, u32 budget      RECORDS: (u32 length, record)*, the one asked for first, then
                                      others that it leads to, up to `budget` bytes
@@ -43,6 +45,12 @@ answered when they are done; the client need not wait for one answer before it a
     STATUS                           STATUS_IS: JSON
     STOP                             DONE, and the server ends
     DESCRIBE                         DESCRIPTION: JSON of a StorageDescription
+    HISTORY     u64 serial,          COMMITS: (u64 serial, i64 time in microseconds since 1970)*,
+                u32 count            the newest first: of commits before the serial, so many at
+                                     most; 2**64-1 begins with the newest, and none is the end
+    CHANGES     u64 serial,          CHANGED: u8 1 if these are the last, else 0; (u32 length,
+                u32 start            record)*, what the commit stored, without the first `start`
+    LOAD_AS_OF  oid, u64 serial      RECORDS: the one that the object had as of the commit
     BYE                              none: the client leaves
 
 Instead of any answer ERROR may come, JSON: error (a name of `durus.error`), message, and oids, oid,
@@ -88,8 +96,10 @@ from durus.error import (
 __all__ = [
     "COMPRESSED",
     "FRAME_HEADER",
+    "MAX_COMMITS",
     "MAX_LOAD_MANY",
     "MAX_NEW_OIDS",
+    "NEWEST",
     "NONCE_BYTES",
     "NOT_STORED",
     "READ_CONFLICT",
@@ -110,6 +120,8 @@ FRAME_HEADER = Struct(">LBL")
 
 MAX_LOAD_MANY = 8192
 MAX_NEW_OIDS = 8192
+MAX_COMMITS = 4096
+NEWEST = (1 << 64) - 1
 
 NOT_STORED = 0xFFFFFFFF
 READ_CONFLICT = 0xFFFFFFFE
@@ -134,6 +146,9 @@ class Type(IntEnum):
     STATUS = 0x19
     STOP = 0x1A
     DESCRIBE = 0x1B
+    HISTORY = 0x1C
+    CHANGES = 0x1D
+    LOAD_AS_OF = 0x1E
     BYE = 0x1F
     RECORDS = 0x90
     ANSWERS = 0x91
@@ -146,6 +161,8 @@ class Type(IntEnum):
     PROGRESS = 0x98
     STATUS_IS = 0x99
     DESCRIPTION = 0x9A
+    COMMITS = 0x9B
+    CHANGED = 0x9C
     ERROR = 0x9F
 
 

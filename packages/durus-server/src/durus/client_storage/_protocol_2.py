@@ -16,7 +16,9 @@ from typing import TypeVar
 from durus._wire import (
     COMPRESSED,
     FRAME_HEADER,
+    MAX_COMMITS,
     MAX_LOAD_MANY,
+    NEWEST,
     NONCE_BYTES,
     NOT_STORED,
     READ_CONFLICT,
@@ -46,6 +48,8 @@ __all__ = ["Protocol2"]
 
 _INT4 = Struct(">L")
 _INT8 = Struct(">Q")
+_OF_PAST = Struct(">QL")
+_COMMIT = Struct(">Qq")
 
 # As numbers: to ask an enumeration for a member takes as long as to make a frame of it.
 _LOAD, _RECORDS = int(Type.LOAD), int(Type.RECORDS)
@@ -76,6 +80,7 @@ class Protocol2:
     Attributes:
         database: tells which database it is from every other.
         readonly: the server lets nobody change anything.
+        keeps_history: it tells of the past.
         most_transaction_bytes: the longest transaction that the server takes.
 
     Raises:
@@ -102,6 +107,7 @@ class Protocol2:
             hello = read_object(self._receive_first(Type.HELLO))
             self.database: str | None = None
             self.readonly = hello.get("readonly") is True
+            self.keeps_history = hello.get("history") is True
             self.most_transaction_bytes = _as_int(hello.get("max_transaction"))
             self._greet(hello, secret, compress=compress)
             self._compresses = compress and hello.get("compress") is True
@@ -366,6 +372,33 @@ class Protocol2:
             last_commit_time=_as_time_or_none(fields.get("last_commit_time")),
         )
 
+    def gen_commits_back(self) -> Iterator[tuple[int, datetime]]:
+        """Yield serial and time of each commit that is told of, the newest first."""
+        before = NEWEST
+        while True:
+            request = _OF_PAST.pack(before, MAX_COMMITS)
+            found = self._ask(Type.HISTORY, request, Type.COMMITS, partial(_read_commits, before))
+            if not found:
+                return
+            yield from found
+            before = found[-1][0]
+
+    def gen_changes(self, serial: int) -> Iterator[tuple[bytes, bytes]]:
+        start, is_last = 0, False
+        while not is_last:
+            request = _OF_PAST.pack(serial, start)
+            is_last, records = self._ask(Type.CHANGES, request, Type.CHANGED, _read_changes)
+            yield from ((record[:8], record) for record in records)
+            start += len(records)
+
+    def load_as_of(self, oid: bytes, serial: int) -> bytes:
+        def read(payload: bytes) -> bytes:
+            if payload[4:12] != oid or _INT4.unpack_from(payload)[0] != len(payload) - 4:
+                raise ProtocolError(f"the server sent another record than {oid.hex()}")
+            return payload[4:]
+
+        return self._ask(Type.LOAD_AS_OF, oid + _INT8.pack(serial), Type.RECORDS, read)
+
     def status(self) -> dict[str, object]:
         return self._ask(Type.STATUS, b"", Type.STATUS_IS, read_object)
 
@@ -399,6 +432,37 @@ def _read_answers(
             answers.append(payload[at : at + length])
             at += length
     return answers
+
+
+def _read_commits(before: int, payload: bytes) -> list[tuple[int, datetime]]:
+    if len(payload) % _COMMIT.size:
+        raise ProtocolError(f"the server sent {len(payload)} bytes for commits of {_COMMIT.size}")
+    found = []
+    for serial, time_us in _COMMIT.iter_unpack(payload):
+        if serial >= before:
+            raise ProtocolError(f"the server told of commit {serial} after {before}")
+        before = serial
+        try:
+            found.append((serial, _EPOCH + timedelta(microseconds=time_us)))
+        except OverflowError as error:
+            raise ProtocolError(f"the server gave {time_us} for a time") from error
+    return found
+
+
+def _read_changes(payload: bytes) -> tuple[bool, list[bytes]]:
+    """Give whether a CHANGED is the last, and its records."""
+    if payload[:1] not in {b"\0", b"\1"}:
+        raise ProtocolError("the server does not say whether it has told all that a commit stored")
+    is_last, at, records = payload[0] == 1, 1, list[bytes]()
+    while at < len(payload):
+        end = at + 4 + int.from_bytes(payload[at : at + 4])
+        if not at + 16 <= end <= len(payload):
+            raise ProtocolError("the server sent a record that is cut short")
+        records.append(payload[at + 4 : end])
+        at = end
+    if not is_last and not records:
+        raise ProtocolError("the server told nothing of what a commit stored, and not all")
+    return is_last, records
 
 
 def _read_stale(payload: bytes) -> list[bytes] | None:

@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from datetime import datetime
 from itertools import islice
 from struct import Struct
 
@@ -25,6 +26,7 @@ from durus.client_storage._transport import Transport
 from durus.error import (
     AuthenticationError,
     DurusError,
+    NotSupportedError,
     ProtocolError,
     StorageClosedError,
     StorageDisconnectedError,
@@ -333,6 +335,41 @@ class ClientStorage(Storage):
     def describe(self) -> StorageDescription:
         self._check()
         return self._server.describe()
+
+    @property
+    def keeps_history(self) -> bool:  # type: ignore[override]  # the server says it, not a caller
+        """Tell whether the server tells of the past: it serves a file that keeps it."""
+        return isinstance(self._server, Protocol2) and self._server.keeps_history
+
+    def gen_commits(self) -> Iterator[tuple[int, datetime]]:
+        """Yield serial and time of each commit as of which the data can be read, oldest first.
+
+        They come the newest first, so they are all in memory, with some 100 bytes each.
+
+        Raises:
+            NotSupportedError: the server does not tell of the past.
+        """
+        return reversed(list(self._past(0).gen_commits_back()))
+
+    def gen_changes(self, serial: int) -> Iterator[tuple[bytes, bytes]]:
+        yield from self._past(serial).gen_changes(serial)
+
+    def load_as_of(self, oid: bytes, serial: int) -> bytes:
+        check_oid(oid)
+        return self._past(serial).load_as_of(oid, serial)
+
+    def _past(self, serial: int) -> Protocol2:
+        self._check()
+        server = self._server
+        if not isinstance(server, Protocol2) or not server.keeps_history:
+            raise NotSupportedError(
+                f"the server at {self._address} tells nothing of the past: what it serves keeps no"
+                " history, or it is of an older version; give the file that it serves, which is"
+                " opened read-only beside it"
+            )
+        if not 0 <= serial < 1 << 64:
+            raise StorageError(f"tried to read as of commit {serial}, which is none")
+        return server
 
     def new_session(self) -> ClientStorage:
         """Connect once more."""

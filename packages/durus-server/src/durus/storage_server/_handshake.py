@@ -52,6 +52,7 @@ class Handshake:
             "max_frame": limits.transaction_bytes,
             "max_transaction": limits.transaction_bytes,
             "readonly": policy.readonly,
+            "history": self._hub.history.can_read,
         }
         return json.dumps(hello).encode()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from durus.logger import logger
 from durus.sessions import SharedStorage
 from durus.storage_server._committer import Committer
+from durus.storage_server._history import HistoryReader
 from durus.storage_server._limits import Limits
 from durus.storage_server._metrics import Metrics
 from durus.storage_server._peer import Peer
@@ -57,6 +58,7 @@ class Hub:
         limits: how much they may take.
         metrics: what is counted.
         committer: waits for the disk.
+        history: reads the past.
         roots: who makes the root of an empty storage.
         buffer: where whatever a client sends arrives.
         connections: the clients.
@@ -81,6 +83,7 @@ class Hub:
         self.limits = limits
         self.metrics = Metrics()
         self.committer = Committer(shared, loop, self.metrics, gcbytes, limits.pack_pause_s)
+        self.history = HistoryReader(loop, shared.storage, self.metrics)
         self.roots = RootMaking(loop, limits.root_s)
         self.buffer = memoryview(bytearray(_BUFFER_BYTES))
         self.connections: set[ClientConnection] = set()

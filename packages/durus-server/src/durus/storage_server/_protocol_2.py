@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from struct import Struct
 from typing import TYPE_CHECKING, ClassVar
 
-from durus._wire import FRAME_HEADER, MAX_LOAD_MANY, MAX_NEW_OIDS, NOT_STORED, READ_CONFLICT, Type
+from durus._wire import (
+    FRAME_HEADER,
+    MAX_COMMITS,
+    MAX_LOAD_MANY,
+    MAX_NEW_OIDS,
+    NOT_STORED,
+    READ_CONFLICT,
+    Type,
+)
 from durus.error import (
     AuthenticationError,
     ConflictError,
@@ -27,6 +35,7 @@ from durus.logger import logger
 from durus.storage_server._client import Client, StaleError
 from durus.storage_server._connection import END_OF_TURN
 from durus.storage_server._framing import LATER, Command, Framing
+from durus.storage_server._history import Past, Question
 from durus.storage_server._read_ahead import ReadAhead
 
 if TYPE_CHECKING:
@@ -38,6 +47,7 @@ __all__ = ["Protocol2"]
 
 _INT4 = Struct(">L")
 _INT8 = Struct(">Q")
+_OF_PAST = Struct(">QL")
 _LOAD_FRAME = Struct(">LBL8sL")
 _ONE_RECORD_START = Struct(">LBLL")
 _NOTHING_STALE = Struct(">LBLB")
@@ -78,6 +88,8 @@ class Protocol2(Client):
         self._was_asked = False
         self._pack_numbers: list[int] = []
         self._next_progress_s = 0.0
+        # What is being asked of the past.
+        self._question: Question | None = None
 
     def take(self, data: bytes | bytearray, start: int) -> int:
         if self.left_bytes:
@@ -97,6 +109,8 @@ class Protocol2(Client):
 
     def leave(self) -> None:
         self.hub.committer.forget(self)
+        if self._question is not None:
+            self._question.is_wanted = False
         super().leave()
 
     def _fail(self, number: int, error: BaseException) -> None:
@@ -341,6 +355,49 @@ class Protocol2(Client):
         else:
             self._reply(Type.DESCRIPTION, number, _pack_description(description))
 
+    # -- the past
+
+    def _history(self, number: int, payload: bytes) -> bool | None:
+        before, count = _of_past("HISTORY", payload)
+        if not 0 < count <= MAX_COMMITS:
+            raise ProtocolError(f"a HISTORY asks for 1 to {MAX_COMMITS} commits, not {count}")
+        return self._ask(number, Type.COMMITS, lambda past: past.commits(before, count))
+
+    def _changes(self, number: int, payload: bytes) -> bool | None:
+        serial, start = _of_past("CHANGES", payload)
+        return self._ask(number, Type.CHANGED, lambda past: past.changes(serial, start))
+
+    def _load_as_of(self, number: int, payload: bytes) -> bool | None:
+        if len(payload) != 16:
+            raise ProtocolError(f"a LOAD_AS_OF brings 16 bytes, not {len(payload)}")
+        oid, (serial,) = payload[:8], _INT8.unpack_from(payload, 8)
+
+        def ask(past: Past) -> bytes:
+            record = past.load_as_of(oid, serial)
+            return _INT4.pack(len(record)) + record
+
+        return self._ask(number, Type.RECORDS, ask)
+
+    def _ask(self, number: int, kind: Type, ask: Callable[[Past], bytes]) -> bool | None:
+        """Have a question answered: the request waits, and comes again when that is done."""
+        question = self._question
+        if question is None:
+            question = Question(ask, self.connection.go_on)
+            try:
+                self.hub.history.order(question)
+            except DurusError as error:
+                self._fail(number, error)
+                return None
+            self._question = question
+        if not question.is_done:
+            return self._wait()
+        self._question = None
+        if question.error is None:
+            self._reply(kind, number, question.answer)
+        else:
+            self._fail(number, question.error)
+        return None
+
     def _stop(self, number: int, payload: bytes) -> None:
         if self.hub.stop_for(self.connection.peer, is_authenticated=self._is_authenticated):
             self._reply(Type.DONE, number, b"")
@@ -363,8 +420,18 @@ class Protocol2(Client):
         Type.STATUS: Command(_status, _FEW_BYTES),
         Type.STOP: Command(_stop, _FEW_BYTES),
         Type.DESCRIBE: Command(_describe, _FEW_BYTES),
+        Type.HISTORY: Command(_history, _FEW_BYTES),
+        Type.CHANGES: Command(_changes, _FEW_BYTES),
+        Type.LOAD_AS_OF: Command(_load_as_of, _FEW_BYTES),
         Type.BYE: Command(_leave, _FEW_BYTES),
     }
+
+
+def _of_past(name: str, payload: bytes) -> tuple[int, int]:
+    if len(payload) != _OF_PAST.size:
+        raise ProtocolError(f"a {name} brings {_OF_PAST.size} bytes, not {len(payload)}")
+    serial, number = _OF_PAST.unpack(payload)
+    return serial, number
 
 
 def _pack_description(description: StorageDescription) -> bytes:

@@ -234,6 +234,7 @@ class StorageServer:
         for connection in list(hub.connections):
             connection.drain()
         await hub.committer.stop()
+        await hub.history.stop(self._limits.drain_s)
         # Whoever waited for a commit has its answer now, but may not have read it.
         deadline = hub.loop.time() + self._limits.drain_s
         for connection in list(hub.connections):
