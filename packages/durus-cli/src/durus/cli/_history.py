@@ -10,7 +10,6 @@ import click
 from rich.text import Text
 
 from durus.cli._access import Access, access_options
-from durus.cli._errors import CommandError
 from durus.cli._output import bytes_text, one_line, print_json, stdout_console, time_json, time_text
 from durus.cli._progress import progress
 from durus.cli._root import find_object
@@ -44,15 +43,11 @@ def history(database: str, which: str | None, limit: int, as_json: bool, **acces
 
     With an OID (17 or 0x11) or a PATH (such as 'root["users"]["kim"]') it tells the versions of
     this object instead, each with its transaction. DATABASE is opened read-only. A file knows all
-    since its last pack, an SQLite database what it was told to keep.
+    since its last pack, an SQLite database what it was told to keep, and a server what the file
+    knows that it serves.
     """
     target = Target(database, access=Access(**access))
     with open_target(target, readonly=True) as storage:
-        if target.asks_a_server() and not storage.keeps_history:
-            raise CommandError(
-                f"the server at {database} tells nothing of the past; give the file that it serves,"
-                " which is opened read-only beside it"
-            )
         if which is None:
             _tell_transactions(database, storage, limit, as_json=as_json)
         else:

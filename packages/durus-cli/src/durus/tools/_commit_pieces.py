@@ -58,7 +58,10 @@ class CommitSource:
         self._state = State(last.end, last.state)
         # The objects that commits changed or packs removed: their hashes, None if they are gone.
         self._now: dict[bytes, bytes | None] = {}
-        # What a pack removed, by the serial as of which it is gone first.
+        # What there is now, as far as the storage lists it: perhaps what the root reaches.
+        self._present: set[bytes] = set()
+        # What is not among it; and what packs removed of that, by the first serial without it.
+        self._absent: set[bytes] = set()
         self._removals: defaultdict[int, list[bytes]] = defaultdict(list)
         self._is_changed = False
 
@@ -100,13 +103,14 @@ class CommitSource:
         return [each for each in commits if before.serial < each.serial <= newest.serial]
 
     def _gen_packed(self) -> Iterator[bytes]:
-        gone = set(self._records.before)
         for oid, _, _ in self._records.gen_records():
-            gone.discard(oid)
-        present = self._records.state
-        for oid in gone:
-            self._check_before(oid)
-            self._find_removal(oid, 0)
+            self._present.add(oid)
+        for oid in self._records.before.keys() - self._present:
+            if self._find_as_of(oid, self._before.serial) is None:
+                self._note_forgotten(oid)
+            else:
+                self._check_before(oid)
+                self._find_removal(oid, 0)
         has_packed = False
         serial_before = self._before.serial
         for place, (serial, time) in enumerate(self._commits):
@@ -121,8 +125,7 @@ class CommitSource:
                 yield self._remove(oid)
             yield CommitEnd(serial, time, self._state.count, self._state.as_text()).pack()
             serial_before = serial
-        if (self._state.count, self._state.as_text()) != (present.count, present.as_text()):
-            raise HistoryGap("the commits do not lead to what is stored now")
+        self._check_present()
 
     def _store(self, oid: bytes, record: bytes, place: int) -> bytes:
         check_record(oid, record)
@@ -131,7 +134,7 @@ class CommitSource:
                 raise HistoryGap(f"object {int.from_bytes(oid)} was removed and stored again")
         else:
             self._check_before(oid)
-            if oid not in self._records.before and self._find_now(oid) is None:
+            if oid not in self._records.before and oid not in self._present:
                 self._find_removal(oid, place)
         old = self._hash_now(oid)
         if old is not None:
@@ -163,16 +166,40 @@ class CommitSource:
                 " the backup before has"
             )
 
+    def _note_forgotten(self, oid: bytes) -> None:
+        """Take note that an object is gone from the past too, by a pack that forgot what was."""
+        if not self._commits:
+            raise HistoryGap(
+                f"object {int.from_bytes(oid)} is gone, and nothing was committed since"
+            )
+        self._absent.add(oid)
+        self._removals[self._commits[0].serial].append(oid)
+
     def _check_kept(self, oid: bytes, serial: int) -> None:
         """See that no pack removed what a commit stores again."""
         if self._hash_now(oid) is not None and self._find_as_of(oid, serial) is None:
             raise HistoryGap(f"object {int.from_bytes(oid)} was removed and stored again")
+
+    def _check_present(self) -> None:
+        """See that the commits lead to what is stored now."""
+        present = self._records.state
+        for oid in self._absent:
+            found = self._hash_now(oid)
+            if found is None:
+                continue
+            # It may be garbage, which a server does not list. It is stored, and so it is kept.
+            record = self._find_now(oid)
+            if record is not None:
+                present.add(hash_of(record))
+        if (self._state.count, self._state.as_text()) != (present.count, present.as_text()):
+            raise HistoryGap("the commits do not lead to what is stored now")
 
     def _find_removal(self, oid: bytes, place: int) -> None:
         """Find as of which commit an object is gone that was there up to `place`, or before it.
 
         That no commit stores it after a pack has removed it is seen when it does.
         """
+        self._absent.add(oid)
         commits = self._commits
 
         def is_gone(commit: Moment) -> bool:
