@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +32,7 @@ from durus.error import (
 )
 from durus.persistent_dict import PersistentDict
 from durus.serialize import ROOT_OID
+from durus.testing import commit, make_record
 from durus.tools import _backup_folder, _record_pieces
 from durus.tools.backup import Backup, back_up, read_catalog, restore
 
@@ -641,6 +642,68 @@ def test_every_commit_of_a_history(kept: str, folder: Path, target: Path) -> Non
         _remove(target)
     with pytest.raises(StorageError, match="before the first state"):
         restore(str(folder), str(target), times[full.first_serial or 0] - timedelta(microseconds=1))
+
+
+def test_what_was_removed_and_stored_again(kept: str, folder: Path, target: Path) -> None:
+    """Where a pack removed what somebody stored again, the increment is the difference."""
+    one = (1).to_bytes(8)
+    with open_storage(kept) as storage:
+        commit(storage, make_record(ROOT_OID, [one]), make_record(one))
+        _back_up(kept, folder)
+        commit(storage, make_record(ROOT_OID))
+        storage.pack()
+        storage.sync()
+        commit(storage, make_record(ROOT_OID, [one]), make_record(one, payload=b"again"))
+        done = _back_up(kept, folder)
+        assert done.piece.method == "records"
+        assert done.reason == "not each commit: object 1 was removed and stored again"
+        commit(storage, make_record(one, payload=b"and again"))
+        assert _back_up(kept, folder).piece.method == "commits"
+    restore(str(folder), str(target))
+    assert _records(target) == _records(kept)
+
+
+@pytest.mark.parametrize("is_served", [False, True], ids=["opened", "served"])
+def test_commits_around_the_sync(
+    tmp_path: Path, folder: Path, target: Path, kept: str, is_served: bool
+) -> None:
+    """The state is known by its own commit, whatever is committed just before and after it is."""
+    with ExitStack() as stack:
+        storage = open_storage(kept)
+        if is_served:
+            storage_server = pytest.importorskip("durus.storage_server")
+            server = storage_server.StorageServer(storage, address=str(tmp_path / "s"))
+            server.start()
+            stack.callback(server.stop)
+            storage = open_storage(f"durus+unix:{tmp_path / 's'}")
+            writer = open_storage(f"durus+unix:{tmp_path / 's'}")
+            stack.enter_context(writer)
+        else:
+            writer = storage.new_session()
+            stack.enter_context(writer)
+        stack.enter_context(storage)
+        real_sync = storage.sync
+
+        def sync_amidst() -> list[bytes] | None:
+            for payload in (b"one", b"two"):
+                commit(writer, make_record(ROOT_OID, payload=payload))
+            found = real_sync()
+            for payload in (b"three", b"four"):
+                commit(writer, make_record(ROOT_OID, payload=payload))
+            return found
+
+        storage.sync = sync_amidst  # type: ignore[method-assign]
+        pieces = [back_up(storage, str(folder), kept).piece for _ in range(2)]
+    assert [piece.method for piece in pieces] == ["records", "commits"]
+    states = _states(kept)
+    for piece in pieces:
+        serial = piece.last_serial or 0
+        assert states[serial][ROOT_OID] == make_record(ROOT_OID, payload=b"two")
+        restore(str(folder), str(target), serial)
+        assert _records(target) == states[serial]
+        _remove(target)
+    restore(str(folder), str(target), (pieces[1].first_serial or 0) + 1)
+    assert _records(target)[ROOT_OID] == make_record(ROOT_OID, payload=b"four")
 
 
 def test_a_history_that_does_not_reach_back(kept: str, folder: Path, target: Path) -> None:

@@ -2,7 +2,7 @@
 
 It has an opening of its own of the same file, read-only, from the first question until nobody has
 asked for a minute. Each question is answered by one bounded part, and each client has one question
-at most. While others ask for anything, it rests as long as it reads.
+at most. While others ask for anything, it rests for longer than it reads.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from struct import Struct
@@ -46,7 +47,12 @@ _PART_BYTES = 128 << 10
 _MOST_OPEN = 4
 
 _IDLE_S = 60.0
-_STEP_S = 0.002
+
+# How long others may wait at once, about; and how much longer it rests than it reads, as whoever
+# has had a long turn in the event loop.
+_STEP_S = 0.001
+_COMMITS_BATCH = 200
+_PAUSE_SHARE = 3
 _LONGEST_PAUSE_S = 0.1
 
 
@@ -158,9 +164,10 @@ class Past:
 
     def _find_commits(self) -> None:
         serials, times_us = array("Q"), array("q")
-        for serial, when in self._moved().gen_commits():
-            serials.append(serial)
-            times_us.append((when - _EPOCH) // _MICROSECOND)
+        found = self._moved().gen_commits()
+        while batch := list(islice(found, _COMMITS_BATCH)):
+            serials.extend(serial for serial, _ in batch)
+            times_us.extend((when - _EPOCH) // _MICROSECOND for _, when in batch)
             self._rest()
         self._serials, self._times_us = serials, times_us
 
@@ -282,7 +289,7 @@ class HistoryReader:
             raise StorageError("the client has left")
         if self._metrics.bytes_in != self._bytes_in:
             self._bytes_in = self._metrics.bytes_in
-            time.sleep(min(took_s, _LONGEST_PAUSE_S))
+            time.sleep(min(_PAUSE_SHARE * took_s, _LONGEST_PAUSE_S))
         self._step_start_s = time.perf_counter()
 
     def _open(self) -> Storage:
