@@ -44,6 +44,7 @@ _ROOT = int8_to_str(0)
 _GOOD, _LARGE = int8_to_str(1), int8_to_str(2)
 _HELLO = b'{"client": "hostile"}'
 _LOAD, _LOAD_MANY, _NEW_OIDS, _STORE, _COMMIT, _PACK, _WELCOME = 16, 17, 19, 20, 21, 24, 2
+_HISTORY, _LOAD_AS_OF = 0x1C, 0x1E
 
 
 def _frame(kind: int, payload: bytes = b"") -> bytes:
@@ -201,6 +202,19 @@ def _packs(path: str) -> Iterator[None]:
             yield
 
 
+def _history(path: str) -> Iterator[None]:
+    """Ask for the newest commits and for an old state, all the time, and leave now and then."""
+    while True:
+        with _connect(path, 2) as sock:
+            for _ in range(20):
+                sock.sendall(_frame(_HISTORY, pack(">QL", (1 << 64) - 1, 4096)))
+                _receive_frame(sock)
+                sock.sendall(_frame(_LOAD_AS_OF, _LARGE + pack(">Q", 2)))
+                _receive_frame(sock)
+                yield
+            sock.sendall(_frame(_HISTORY, pack(">QL", (1 << 64) - 1, 4096)))
+
+
 def _spin(_: str) -> Iterator[None]:
     """Take as much of the processor as the others do, and leave the server alone."""
     while True:
@@ -218,6 +232,7 @@ KINDS: dict[str, Callable[[str], Iterator[None]]] = {
     "many-records": _many_records,
     "one-frame": _one_frame,
     "packs": _packs,
+    "history": _history,
     "spin": _spin,
 }
 
