@@ -6,17 +6,18 @@ import gc
 import random
 import subprocess
 import sys
+import tracemalloc
 import weakref
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durus import _btree_pure
-from durus.btree import BNode, BNode4, BTree
+from durus import _btree_nodes, _btree_pure
+from durus.btree import BNode, BNode4, BNode16, BTree
 from durus.connection import Connection
 from durus.storage import MemoryStorage
 
@@ -223,6 +224,13 @@ class Registry:
         self.connection = Connection(self._storage)
         self.tree = self.connection.get_root()["tree"]
 
+    def change_elsewhere(self, key: Any) -> None:
+        """Have another connection change the tree, and take that over."""
+        other = Connection(self._storage)
+        other.get_root()["tree"].update({key: "from elsewhere"})
+        other.commit()
+        self.connection.abort()
+
     def marks(self) -> Any:
         """Give what is changed, and what is loaded and used in this transaction."""
         serial = self.connection.transaction_serial
@@ -232,23 +240,34 @@ class Registry:
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 60), st.sampled_from(["set", "add", "del", "len", "open"]))),
+    st.lists(
+        st.tuples(
+            st.integers(0, 60),
+            st.sampled_from(["set", "add", "del", "len", "get", "abort", "open", "change"]),
+        )
+    ),
     st.sampled_from([BNode, BNode4]),
     st.sampled_from([int, str, float, Text, lambda number: (number, "a")]),
 )
 def test_additions_make_the_same_trees(
     steps: list[tuple[int, str]], node_class: type[BNode], key_of: Callable[[int], Any]
 ) -> None:
-    """Each step gives the same nodes, loads and uses the same, and marks the same as changed."""
+    """Each step finds the same, makes the same nodes, and loads, uses and changes the same."""
     registries = [Registry(tree_class, node_class) for tree_class in TREES.values()]
     for step, (number, what) in enumerate(steps):
-        key, marks, shapes = key_of(number), [], []
+        key, marks, shapes, found = key_of(number), [], [], []
         for registry in registries:
             tree = registry.tree
             if what == "open":
                 registry.open_again()
             elif what == "len":
                 len(tree)
+            elif what == "get":
+                found.append([tree.get(key_of(sought)) for _ in range(2) for sought in range(66)])
+            elif what == "abort":
+                registry.connection.abort()
+            elif what == "change":
+                registry.change_elsewhere(key)
             elif what == "del":
                 outcome(lambda t=tree, k=key: t.__delitem__(k))  # type: ignore[misc]
             elif what == "add":
@@ -260,6 +279,7 @@ def test_additions_make_the_same_trees(
         for registry in registries:
             shapes.append(shape_of(registry.tree.root))
             assert len(registry.tree) == sum(1 for _ in registry.tree)
+        assert all(each == found[0] for each in found)
         assert all(mark == marks[0] for mark in marks)
         assert all(shape == shapes[0] for shape in shapes)
 
@@ -320,6 +340,88 @@ def test_a_class_whose_nodes_differ_in_degree(twin: Any) -> None:
     assert len(changing.items) == 4
     with pytest.raises(TypeError):
         twin.put(wrong, (1, 1))
+
+
+BY_HAND: dict[str, Callable[[list[Any], int, int], None]] = {
+    "another key": lambda items, at, key: items.__setitem__(at, (key + 1, "by hand")),
+    "another item": lambda items, at, key: items.insert(at, (items.pop(at)[0] + 1, "by hand")),
+    "another type": lambda items, at, key: items.__setitem__(at, (float(key), "by hand")),
+    "one more": lambda items, at, key: items.append((items[-1][0] + 8, "by hand")),
+}
+
+
+@settings(max_examples=50)
+@given(
+    st.integers(1, 120),
+    st.lists(st.tuples(st.sampled_from(sorted(BY_HAND)), st.integers(0, 10**6)), max_size=4),
+    st.sampled_from([BNode, BNode4, BNode16]),
+)
+def test_nodes_that_are_changed_by_hand(
+    count: int, changes: list[tuple[str, int]], node_class: type[BNode]
+) -> None:
+    """What a program changes in the lists of the nodes, in place, is what is found from then on."""
+    tree = BTree[Any, Any](node_class)
+    for number in random.Random(count).sample(range(0, 16 * count, 16), count):
+        tree[number] = number
+    candidates = [key + more for key in range(0, 16 * count, 16) for more in (0, 1, 2, 8)]
+    is_longer = False
+    for change, where in changes:
+        for sought in candidates:
+            tree.get(sought)
+        nodes = list(_btree_nodes.walk(tree.root))
+        node = nodes[where % len(nodes)]
+        if change == "one more":
+            if is_longer or node.nodes:
+                continue
+            is_longer = True
+        at = where % len(node.items)
+        BY_HAND[change](node.items, at, node.items[at][0])
+        for sought in [-1, *candidates, 0.5, 10**30]:
+            found = _btree_pure.find_holder(tree.root, sought)
+            for twin in TWINS.values():
+                assert twin.find_holder(tree.root, sought) == found
+    shapes = []
+    for twin in TWINS.values():
+        copy = copy_of(tree.root)
+        for sought in [*candidates, *candidates]:
+            twin.find_item(copy, sought)
+        for key in candidates:
+            twin.put(copy, (key, "new"))
+        shapes.append(shape_of(copy))
+    assert all(shape == shapes[0] for shape in shapes)
+
+
+def copy_of(node: Any) -> Any:
+    children = node.nodes and [copy_of(child) for child in node.nodes]
+    return node_of(list(node.items), children, type(node))
+
+
+def test_what_a_search_remembers_goes_with_the_tree(twin: Any) -> None:
+    """However many trees of numbers are filled, searched and dropped, no memory is left behind."""
+
+    def use() -> None:
+        root = BNode4()
+        for number in random.Random(3).sample(range(1000), 500):
+            twin.put(root, (number, number))
+            twin.find_item(root, number // 2)
+        twin.put(root, (0.5, None))
+        _btree_pure.put(root, (1000, None))
+        for number in range(1000):
+            twin.find_item(root, number)
+
+    use()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        use()
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(5):
+            use()
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before < 5000
+    finally:
+        tracemalloc.stop()
 
 
 # -- the operators

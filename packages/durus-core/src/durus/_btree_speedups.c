@@ -1,4 +1,4 @@
-/* Searching and walking the nodes of a B-tree: the twin of _btree_pure.py, with the same names and
+/* Searching, filling and walking the nodes of a B-tree: the twin of _btree_pure.py, with the same names and
    behaviour. `_speedups.c` includes this file, so that both are one unit and export nothing.
 
    find_item, find_holder, position_of    a search, down from the root
@@ -14,11 +14,12 @@
 /* -- what a class of nodes is like ----------------------------------------------------------------- */
 
 static PyObject *str_items, *str_nodes, *str_minimum_degree, *zero;
-static PyObject *str_root, *str_census, *str_add, *str_remove, *str_note_added;
+static PyObject *str_keys, *str_root, *str_census, *str_add, *str_remove, *str_note_added;
 
 typedef struct {
     unsigned int version;    /* of the type, as CPython counts; 0 is that of none */
     Py_ssize_t items, nodes; /* where the slots are in an instance; 0: ask for the attribute */
+    Py_ssize_t keys;         /* where the slot of the key table is, or 0 */
     Py_ssize_t degree;       /* minimum_degree, if no instance can have another; 0: ask for it */
     int notes_in_c;          /* the class does not change _p_note_change */
 } Layout;
@@ -49,23 +50,29 @@ find_degree(PyTypeObject *type)
     return overflow == 0 && degree > 0 && degree < PY_SSIZE_T_MAX / 2 ? (Py_ssize_t)degree : 0;
 }
 
+static Layout last_layout;
+
 static const Layout *
-layout_of(PyTypeObject *type)
+find_layout(PyTypeObject *type)
 {
-    static Layout last;
-    if (type->tp_version_tag != 0 && type->tp_version_tag == last.version) {
-        return &last;
-    }
     Layout layout = {0};
     if (type->tp_getattro == Persistent_getattro) {
         layout.items = find_slot_offset(type, str_items);
         layout.nodes = find_slot_offset(type, str_nodes);
+        layout.keys = find_slot_offset(type, str_keys);
         layout.degree = find_degree(type);
         layout.notes_in_c = _PyType_Lookup(type, str_note_change) == own_note_change;
     }
     layout.version = type->tp_version_tag; /* the look-ups have given it one */
-    last = layout;
-    return &last;
+    last_layout = layout;
+    return &last_layout;
+}
+
+static inline const Layout *
+layout_of(PyTypeObject *type)
+{
+    return type->tp_version_tag != 0 && type->tp_version_tag == last_layout.version
+        ? &last_layout : find_layout(type);
 }
 
 /* Give an attribute of a node, loading a ghost and noting the use. */
@@ -439,7 +446,181 @@ is_there(PyObject *items, Py_ssize_t position, PyObject *key, int found)
     return result;
 }
 
-/* -- searching a tree ------------------------------------------------------------------------------ */
+/* -- the keys of a node, side by side -------------------------------------------------------------- */
+
+/* Most of a search in a large tree is waiting for memory: at each step for a pair, then for its key. So
+   a node whose keys are all exactly `int`, and of 64 bits, has them in a table as well. It is made when
+   the node is searched for the second time with the same items; the node has it in a slot of its own,
+   which is neither stored nor looked at by anything else.
+
+   Anybody may change the items, so what a search in tables finds is checked in the items: the key is
+   there, or it belongs between two that are neighbours in a leaf. On the way to the leaf nothing is
+   checked; a key that belongs at its edge is looked for once more, with a check in each node. So tables
+   that do not fit cost time, and lead nowhere else. */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *items; /* the list that the table was made for; not owned, and never looked into */
+    Py_ssize_t count, room;
+    long long numbers[1];
+} KeyTable;
+
+static PyTypeObject KeyTableType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "durus._speedups.KeyTable",
+    .tp_doc = "The keys of a node, as numbers.",
+    .tp_basicsize = offsetof(KeyTable, numbers),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_dealloc = (destructor)PyObject_Free,
+};
+
+/* What a node has in its slot in place of a table. */
+#define SEARCHED_ONCE Py_None
+#define HAS_OTHER_KEYS Py_False
+
+/* Give where a node has its table, or NULL if its class has no place for one. */
+static inline PyObject **
+table_slot(PyObject *node)
+{
+    Py_ssize_t offset = layout_of(Py_TYPE(node))->keys;
+    return offset == 0 ? NULL : (PyObject **)((char *)node + offset);
+}
+
+static inline KeyTable *
+table_in(PyObject **slot)
+{
+    return slot != NULL && *slot != NULL && Py_IS_TYPE(*slot, &KeyTableType) ? (KeyTable *)*slot : NULL;
+}
+
+static void
+drop_table(PyObject *node)
+{
+    PyObject **slot = table_slot(node);
+    if (table_in(slot) != NULL) {
+        Py_SETREF(*slot, Py_NewRef(SEARCHED_ONCE));
+    }
+}
+
+static inline int
+number_at(PyObject *items, Py_ssize_t position, long long *number)
+{
+    PyObject *item = PyList_GET_ITEM(items, position);
+    if (!PyTuple_CheckExact(item) || PyTuple_GET_SIZE(item) == 0) {
+        return 0;
+    }
+    PyObject *key = PyTuple_GET_ITEM(item, 0);
+    return PyLong_CheckExact(key) && as_number(key, number);
+}
+
+/* Give an empty table with room for so many keys and one more, or NULL; no exception is set. */
+static KeyTable *
+new_table(PyObject *items, Py_ssize_t room)
+{
+    size_t size = offsetof(KeyTable, numbers) + ((size_t)room + 1) * sizeof(long long);
+    KeyTable *table = PyObject_Malloc(size);
+    if (table != NULL) {
+        PyObject_Init((PyObject *)table, &KeyTableType);
+        table->items = items;
+        table->count = 0;
+        table->room = room + 1;
+    }
+    return table;
+}
+
+/* Give the table of a list of items, or NULL if it has other keys. */
+static KeyTable *
+make_table(PyObject *items, Py_ssize_t room)
+{
+    Py_ssize_t count = PyList_GET_SIZE(items);
+    KeyTable *table = new_table(items, Py_MAX(room, count));
+    for (; table != NULL && table->count < count; table->count++) {
+        long long *number = &table->numbers[table->count];
+        if (!number_at(items, table->count, number) || (table->count > 0 && *number <= number[-1])) {
+            Py_CLEAR(table);
+            break;
+        }
+    }
+    return table;
+}
+
+/* Give the table of a node with these items, borrowed, or NULL if it has none now. */
+static KeyTable *
+table_of(PyObject *node, PyObject *items)
+{
+    PyObject **slot = table_slot(node);
+    if (slot == NULL || !PyList_CheckExact(items)) {
+        return NULL;
+    }
+    KeyTable *table = table_in(slot);
+    if (table != NULL) {
+        if (table->items == items && table->count == PyList_GET_SIZE(items)) {
+            return table;
+        }
+        drop_table(node);
+        return NULL;
+    }
+    if (*slot == NULL) {
+        *slot = Py_NewRef(SEARCHED_ONCE);
+    }
+    else if (*slot == SEARCHED_ONCE) {
+        Py_ssize_t degree = layout_of(Py_TYPE(node))->degree;
+        table = make_table(items, degree < 1024 ? 2 * degree : 0);
+        Py_SETREF(*slot, table == NULL ? Py_NewRef(HAS_OTHER_KEYS) : (PyObject *)table);
+    }
+    return table;
+}
+
+/* Give the position of the first key in a table that is not less than that of the probe. */
+static inline Py_ssize_t
+position_in_table(const KeyTable *table, const Probe *probe)
+{
+    Py_ssize_t low = 0;
+    for (Py_ssize_t left = table->count; left > 0;) {
+        Py_ssize_t half = left / 2;
+        int less = table->numbers[low + half] < probe->number; /* as good as random: no branch */
+        low = less ? low + half + 1 : low;
+        left = less ? left - half - 1 : half;
+    }
+    return low;
+}
+
+/* Tell whether the key of the probe is at the position in the items, or belongs there; -1 if neither. */
+static inline int
+check_position(PyObject *items, Py_ssize_t position, const Probe *probe)
+{
+    long long number;
+    if (position < PyList_GET_SIZE(items)) {
+        if (!number_at(items, position, &number) || number < probe->number) {
+            return -1;
+        }
+        if (number == probe->number) {
+            return 1;
+        }
+    }
+    if (position > 0 && !(number_at(items, position - 1, &number) && number < probe->number)) {
+        return -1;
+    }
+    return 0;
+}
+
+/* Do what search() does, in the items of a node. */
+static inline Py_ssize_t
+search_node(PyObject *node, PyObject *items, Probe *probe, int *found)
+{
+    KeyTable *table = probe->fast_type == &PyLong_Type ? table_of(node, items) : NULL;
+    if (table != NULL) {
+        Py_ssize_t position = position_in_table(table, probe);
+        *found = check_position(items, position, probe);
+        if (*found >= 0) {
+            return position;
+        }
+        drop_table(node);
+    }
+    PyObject *nodes = peek_nodes(node);
+    Py_ssize_t position = search(items, nodes, probe, found);
+    Py_XDECREF(nodes);
+    return position;
+}
 
 /* Where a search has ended. */
 typedef struct {
@@ -455,6 +636,110 @@ leave_place(Place *place)
     Py_XDECREF(place->items);
     Py_XDECREF(place->item);
 }
+
+/* A tree whose nodes lead in a circle has no end; a signal must get through. */
+static inline int
+count_level(int *levels)
+{
+    return (++*levels & 63) == 0 ? PyErr_CheckSignals() : 0;
+}
+
+/* Search down through nodes that have tables, as far as they lead without doubt.
+
+   Give 1 and the leaf where the key is, or belongs, or the inner node where it is; 0 if that has to be
+   found out without tables, or with more checks; -1 upon an error. No key is compared by a call. */
+static int
+go_by_tables(PyObject *root, const Probe *probe, Place *place)
+{
+    int levels = 0;
+    place->node = Py_NewRef(root);
+    place->items = place->item = NULL;
+    for (;;) {
+        Py_XSETREF(place->items, items_of(place->node));
+        if (place->items == NULL) {
+            return -1;
+        }
+        KeyTable *table = table_in(table_slot(place->node));
+        if (table == NULL || table->items != place->items || !PyList_CheckExact(place->items)
+            || table->count != PyList_GET_SIZE(place->items)) {
+            return 0;
+        }
+        PyObject *nodes = peek_nodes(place->node);
+        if (nodes == NULL) {
+            return 0;
+        }
+        int inner = PyList_CheckExact(nodes) && PyList_GET_SIZE(nodes) != 0;
+        prefetch_elements(nodes);
+        Py_ssize_t position = place->position = position_in_table(table, probe);
+        PyObject *child = NULL;
+        int result = 0;
+        if (inner && (position == table->count || table->numbers[position] != probe->number)) {
+            if (position < PyList_GET_SIZE(nodes)) {
+                child = Py_NewRef(PyList_GET_ITEM(nodes, position));
+            }
+        }
+        else if (inner || nodes == Py_None) {
+            int found = check_position(place->items, position, probe);
+            if (found > 0) {
+                place->item = Py_NewRef(PyList_GET_ITEM(place->items, position));
+            }
+            result = found > 0 || (found == 0 && position > 0 && position < table->count);
+        }
+        Py_DECREF(nodes);
+        if (child == NULL) {
+            return result;
+        }
+        Py_SETREF(place->node, child);
+        if (count_level(&levels) < 0) {
+            return -1;
+        }
+    }
+}
+
+/* Have the table of a node, if it has one, fit a list that has one more item, at the position. */
+static void
+grow_table(PyObject *node, PyObject *items, Py_ssize_t position)
+{
+    KeyTable *table = table_in(table_slot(node));
+    if (table == NULL) {
+        return;
+    }
+    long long number;
+    if (!PyList_CheckExact(items) || PyList_GET_SIZE(items) != table->count + 1
+        || table->count >= table->room || position > table->count
+        || !number_at(items, position, &number)) {
+        drop_table(node);
+        return;
+    }
+    memmove(table->numbers + position + 1, table->numbers + position,
+            (size_t)(table->count - position) * sizeof(long long));
+    table->numbers[position] = number;
+    table->count++;
+    table->items = items;
+}
+
+/* Divide the table of a node, if it has one, after so many keys: the next one belongs to neither. */
+static void
+split_table(PyObject *node, PyObject *items, PyObject *right, PyObject *right_items)
+{
+    KeyTable *table = table_in(table_slot(node));
+    PyObject **slot = table_slot(right);
+    Py_ssize_t middle = PyList_GET_SIZE(items), count = PyList_GET_SIZE(right_items);
+    if (table == NULL || table->count != middle + 1 + count) {
+        drop_table(node);
+        return;
+    }
+    KeyTable *right_table = slot == NULL || *slot != NULL ? NULL : new_table(right_items, table->room - 1);
+    if (right_table != NULL) {
+        memcpy(right_table->numbers, table->numbers + middle + 1, (size_t)count * sizeof(long long));
+        right_table->count = count;
+        *slot = (PyObject *)right_table;
+    }
+    table->count = middle;
+    table->items = items;
+}
+
+/* -- searching a tree ------------------------------------------------------------------------------ */
 
 /* Take the item at the place if it has the key, which `found` may say already. */
 static int
@@ -480,17 +765,17 @@ take_item(Place *place, PyObject *key, int found)
     return found;
 }
 
-/* A tree whose nodes lead in a circle has no end; a signal must get through. */
-static inline int
-count_level(int *levels)
-{
-    return (++*levels & 63) == 0 ? PyErr_CheckSignals() : 0;
-}
-
 /* Search down to the item with the key, or to the leaf where it belongs. */
 static int
 go_to(PyObject *root, Probe *probe, Place *place)
 {
+    if (probe->fast_type == &PyLong_Type) {
+        int result = go_by_tables(root, probe, place);
+        if (result != 0) {
+            return result < 0 ? -1 : 0;
+        }
+        leave_place(place);
+    }
     int levels = 0;
     place->node = Py_NewRef(root);
     place->items = place->item = NULL;
@@ -500,9 +785,7 @@ go_to(PyObject *root, Probe *probe, Place *place)
             return -1;
         }
         int found;
-        PyObject *nodes = peek_nodes(place->node);
-        place->position = search(place->items, nodes, probe, &found);
-        Py_XDECREF(nodes);
+        place->position = search_node(place->node, place->items, probe, &found);
         if (place->position < 0) {
             return -1;
         }
@@ -512,7 +795,7 @@ go_to(PyObject *root, Probe *probe, Place *place)
                 return found < 0 ? -1 : 0;
             }
         }
-        nodes = nodes_of(place->node);
+        PyObject *nodes = nodes_of(place->node);
         if (nodes == NULL) {
             return -1;
         }
@@ -762,7 +1045,7 @@ take_turn(Path *path, PyObject *node, Probe *probe)
     PyObject *child = NULL;
     if (nodes != NULL) {
         int found;
-        Py_ssize_t position = search(items, nodes, probe, &found);
+        Py_ssize_t position = search_node(node, items, probe, &found);
         if (position >= 0 && add_turn(path, node, position) == 0 && has_children(nodes) > 0
             && is_there(items, position, probe->key, found) == 0) {
             child = element_of(nodes, position);
@@ -820,6 +1103,7 @@ split(PyObject *node, PyObject *items, PyObject *nodes, PyObject **item, PyObjec
     }
     if (left_nodes != NULL && !is_root) {
         result = set_node(node, left_items, left_nodes);
+        split_table(node, left_items, right, right_items);
     }
     else if (left_nodes != NULL) {
         PyObject *left = make_node(node, left_items, left_nodes, made);
@@ -854,10 +1138,13 @@ put_along(const Path *path, PyObject *new_item, PyObject *made)
         if (capacity < 0) {
             result = -1;
         }
-        else if (PyList_GET_SIZE(items) <= capacity) {
+        else {
+            grow_table(turn.node, items, turn.position);
+        }
+        if (result > 0 && PyList_GET_SIZE(items) <= capacity) {
             result = set_node(turn.node, items, nodes);
         }
-        else {
+        else if (result > 0) {
             right = split(turn.node, items, nodes, &item, made, i == 0);
             result = right == NULL ? -1 : i > 0;
         }
@@ -889,7 +1176,7 @@ enum { FULL = 2 };
 
 /* Give 1 if the item was added, 0 if it took the place of another, FULL if there is no room. */
 static int
-put_at(const Place *place, PyObject *item)
+put_at(const Place *place, const Probe *probe, PyObject *item)
 {
     if (place->item == NULL) {
         int room = has_room(place->node, place->items);
@@ -900,9 +1187,17 @@ put_at(const Place *place, PyObject *item)
     if (note_node_change(place->node) < 0) {
         return -1;
     }
-    int result = place->item == NULL ? insert_element(place->items, place->position, item)
-                                     : set_element(place->items, place->position, item);
-    return result < 0 ? -1 : place->item == NULL;
+    if (place->item != NULL) {
+        if (probe->fast_type != &PyLong_Type) {
+            drop_table(place->node); /* the new key is equal, and yet another */
+        }
+        return set_element(place->items, place->position, item);
+    }
+    if (insert_element(place->items, place->position, item) < 0) {
+        return -1;
+    }
+    grow_table(place->node, place->items, place->position);
+    return 1;
 }
 
 /* Give the nodes that were made, which may be none, or None if the item took the place of another. */
@@ -912,7 +1207,7 @@ put_into(PyObject *root, PyObject *key, PyObject *item)
     Probe probe;
     Place place;
     start_probe(&probe, key);
-    int result = go_to(root, &probe, &place) < 0 ? -1 : put_at(&place, item);
+    int result = go_to(root, &probe, &place) < 0 ? -1 : put_at(&place, &probe, item);
     leave_place(&place);
     PyObject *made = result == FULL ? put_and_split(root, &probe, item)
         : result < 0 ? NULL : Py_NewRef(result ? empty_tuple : Py_None);
@@ -1618,13 +1913,14 @@ add_btree(PyObject *module)
     str_items = PyUnicode_InternFromString("items");
     str_nodes = PyUnicode_InternFromString("nodes");
     str_minimum_degree = PyUnicode_InternFromString("minimum_degree");
+    str_keys = PyUnicode_InternFromString("_p_keys");
     str_root = PyUnicode_InternFromString("root");
     str_census = PyUnicode_InternFromString("_p_census");
     str_add = PyUnicode_InternFromString("add");
     str_remove = PyUnicode_InternFromString("_remove");
     str_note_added = PyUnicode_InternFromString("note_added");
     zero = PyLong_FromLong(0);
-    if (PyErr_Occurred() || PyType_Ready(&WalkType) < 0 || PyType_Ready(&TreeBaseType) < 0
+    if (PyErr_Occurred() || PyType_Ready(&WalkType) < 0 || PyType_Ready(&KeyTableType) < 0 || PyType_Ready(&TreeBaseType) < 0
         || PyModule_AddObjectRef(module, "TreeBase", (PyObject *)&TreeBaseType) < 0) {
         return -1;
     }

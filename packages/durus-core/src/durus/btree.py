@@ -62,7 +62,8 @@ class BNode(PersistentObject):
         nodes: the children, one more than items, or None in a leaf.
     """
 
-    __slots__ = ("items", "nodes")
+    # What a search that is compiled remembers; as with all that begins with _p_, it is not stored.
+    __slots__ = ("_p_keys", "items", "nodes")
 
     minimum_degree = 2
     items_is: ClassVar[Any] = [tuple]
@@ -70,10 +71,15 @@ class BNode(PersistentObject):
 
     items: list[Item]
     nodes: list[Self] | None
+    _p_keys: Any
 
     def __init__(self) -> None:
         self.items = []
         self.nodes = None
+
+    def _p_set_status_ghost(self) -> None:
+        super()._p_set_status_ghost()
+        self._p_keys = None
 
     def __setstate__(self, state: Any) -> None:
         # Development versions after Durus 4.3 kept the number of items of the subtree as well.
