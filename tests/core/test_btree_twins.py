@@ -391,6 +391,21 @@ def test_nodes_that_are_changed_by_hand(
     assert all(shape == shapes[0] for shape in shapes)
 
 
+def test_a_key_that_moved_down_from_an_inner_node_is_found(twin: Any) -> None:
+    """An item that a program moves, in place, from an inner node to a leaf is found there."""
+    pairs = [(number, str(number)) for number in range(0, 80, 2)]
+    leaves = [node_of(pairs[start : start + 9]) for start in range(0, 40, 10)]
+    root = node_of(pairs[9:30:10], leaves)
+    for number in [*range(80), *range(80)]:
+        twin.find_item(root, number)
+    moved = root.items[1]
+    root.items[1] = leaves[2].items.pop(0)
+    leaves[1].items.append(moved)
+    assert twin.find_item(root, moved[0]) is moved
+    assert twin.put(root, (moved[0], "new")) is None
+    assert leaves[1].items[-1] == (moved[0], "new")
+
+
 def copy_of(node: Any) -> Any:
     children = node.nodes and [copy_of(child) for child in node.nodes]
     return node_of(list(node.items), children, type(node))

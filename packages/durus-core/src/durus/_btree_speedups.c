@@ -683,7 +683,8 @@ go_by_tables(PyObject *root, const Probe *probe, Place *place)
             if (found > 0) {
                 place->item = Py_NewRef(PyList_GET_ITEM(place->items, position));
             }
-            result = found > 0 || (found == 0 && position > 0 && position < table->count);
+            /* A key that an inner node lost may have gone to a leaf below. */
+            result = found > 0 || (found == 0 && !inner && position > 0 && position < table->count);
         }
         Py_DECREF(nodes);
         if (child == NULL) {
