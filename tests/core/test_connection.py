@@ -60,6 +60,19 @@ class ReadOnly(MemoryStorage):
         raise StorageReadOnlyError("opened read-only")
 
 
+class Interrupting(MemoryStorage):
+    """Calls `handler`, once, while it loads: as the handler of a signal may be called."""
+
+    handler: Callable[[], None] | None = None
+
+    def load(self, oid: bytes) -> bytes:
+        record = super().load(oid)
+        handler, self.handler = self.handler, None
+        if handler is not None:
+            handler()
+        return record
+
+
 @pytest.fixture
 def connection() -> Connection:
     return Connection(MemoryStorage())
@@ -233,6 +246,34 @@ def test_an_error_while_loading_says_of_what(connection: Connection) -> None:
         assert shown._p_status == GHOST
     storage._open_records()[shown._p_oid] = good
     assert shown.x == 1
+
+
+@pytest.mark.parametrize("kept", [5, {5}])
+@pytest.mark.parametrize("by_oid", [True, False])
+def test_a_change_while_the_object_is_being_loaded(kept: object, by_oid: bool) -> None:
+    """What runs while an object is loaded may load it, and change it: that change is kept."""
+    storage = Interrupting()
+    connection = Connection(storage)
+    thing = connection.get_root()["thing"] = Thing(kept=kept, count=1)
+    connection.commit()
+    oid = thing._p_oid
+    held = []
+
+    def count_up() -> None:
+        held.append(connection.get(oid))
+        held[0].count += 1
+
+    if by_oid:
+        connection = Connection(storage)
+        storage.handler = count_up
+        thing = connection.get(oid)
+    else:
+        thing._p_set_status_ghost()
+        storage.handler = count_up
+    assert (thing.count, thing.kept) == (2, kept)
+    assert held == [thing]
+    connection.commit()
+    assert Connection(storage).get(oid).count == 2
 
 
 def test_transaction_serial(connection: Connection) -> None:

@@ -808,6 +808,23 @@ def test_states(state: dict[Any, int]) -> None:
         assert not hasattr(obj, "slot")
 
 
+def test_a_state_reaches_no_slot_that_is_not_stored(kit: Kit) -> None:
+    """A state that names a slot beginning with `_p_` does not set it."""
+
+    class Remembering(kit.Thing):  # type: ignore[name-defined, misc]
+        __slots__ = ("_p_memory",)
+
+    class Slotted(kit.twin.PersistentBase):  # type: ignore[name-defined, misc]
+        __slots__ = ("_p_memory",)
+
+    obj = Remembering()
+    kit.twin.set_state(obj, {"_p_memory": 5})
+    assert obj.__dict__ == {"_p_memory": 5}
+    assert not hasattr(obj, "_p_memory")
+    with pytest.raises(AttributeError, match="__dict__"):
+        kit.twin.set_state(Slotted(), {"_p_memory": 5})
+
+
 # -- plain states
 
 

@@ -52,7 +52,10 @@ load_plain(PlainReader *self, Persistent *obj, const unsigned char *data, Py_ssi
     }
     /* A BTree's node leaves out `_count`, which is hardly ever there. */
     int result = state == Py_None;
-    if (PyDict_CheckExact(state)) {
+    if (obj->status != GHOST) {
+        result = 0; /* loaded by what was run meanwhile */
+    }
+    else if (PyDict_CheckExact(state)) {
         int has_count = PyDict_Contains(state, str_count);
         result = has_count < 0 ? -1 : !has_count;
     }

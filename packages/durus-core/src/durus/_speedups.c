@@ -1669,8 +1669,9 @@ set_stored_attribute(PyObject *obj, PyObject *name, PyObject *value)
         return set_in_dict(obj, name, value);
     }
     PyObject *found = _PyType_Lookup(Py_TYPE(obj), name);
+    /* A state that names a slot which is not stored must not reach it. */
     if (found == NULL || Py_TYPE(found)->tp_descr_set == NULL
-        || Py_IS_TYPE(found, &PyMemberDescr_Type)) {
+        || (Py_IS_TYPE(found, &PyMemberDescr_Type) && !is_protocol_name(name))) {
         /* Also keeps the values inline, where taking the dict would make one. */
         return PyObject_GenericSetAttr(obj, name, value);
     }

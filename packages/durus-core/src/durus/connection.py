@@ -295,6 +295,11 @@ class Connection(WritableConnection):
                 state: Any = {"stored_data": data, "stored_refs": refs}
             else:
                 state = self._reader.get_state(data)
+            if obj._p_status != GHOST:
+                # What ran meanwhile, a signal's handler or a `__del__`, has loaded it, and may have
+                # changed it.
+                serial = obj._p_serial
+                return
             # Unsaved meanwhile, so that an own __setstate__ may set attributes.
             set_status(obj, UNSAVED)
             set_serial(obj, self.transaction_serial)
