@@ -469,6 +469,21 @@ def test_killed_in_the_middle(
     assert _value(target) == 2
 
 
+def test_a_killed_restore(three_pieces: Path, target: Path) -> None:
+    """What a restore that was killed has left is removed by the next one to the same path."""
+    code = (
+        "import os, signal, sys; from durus.tools.backup import restore; restore(*sys.argv[1:],"
+        " progress=lambda done: os.kill(os.getpid(), signal.SIGKILL))"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, three_pieces, target], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not target.exists()
+    assert len(list(target.parent.glob(f"{target.name}.restoring-*/*"))) == 1
+    restore(str(three_pieces), str(target))
+    assert _value(target) == 6
+    assert not list(target.parent.glob(f"{target.name}.*"))
+
+
 def test_a_full_disk(durus: Any, path: Path, three_pieces: Path, target: Path) -> None:
     """A backup that does not fit says so, and leaves nothing of itself."""
     with Connection(path) as connection:
@@ -921,6 +936,14 @@ def test_the_list(durus: Any, three_pieces: Path) -> None:
     assert "wrong: piece 000002-increment.data is missing\n" in done.stdout
     done = durus("restore", three_pieces, "--list", "--verify", status=1)
     assert "wrong: piece 000002-increment.data is missing\n" in done.stdout
+    # As where the disk with the backups is not mounted.
+    for found in three_pieces.iterdir():
+        found.unlink()
+    for verify in [], ["--verify"]:
+        done = durus("restore", three_pieces, "--list", *verify, status=1)
+        assert done.stdout == f"wrong: there is no backup in {str(three_pieces)!r}\n"
+    told = json.loads(durus("restore", three_pieces, "--list", "--json", status=1).stdout)
+    assert told["problems"] == [f"there is no backup in {str(three_pieces)!r}"]
 
 
 def test_local_time(durus: Any, three_pieces: Path, path: Path, target: Path) -> None:

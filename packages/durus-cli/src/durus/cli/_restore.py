@@ -92,20 +92,24 @@ def _summary(done: Restored, target: str) -> str:
 
 
 def _list(context: click.Context, catalog: Catalog, *, verify: bool, as_json: bool) -> None:
-    """Tell of the pieces; the exit status is 1 if one is missing or damaged."""
-    problems = _verified(catalog) if verify else catalog.problems
+    """Tell of the pieces; the exit status is 1 if one is missing or damaged, or there is none."""
+    texts = [found.text for found in (_verified(catalog) if verify else catalog.problems)]
+    if not catalog.last_number:
+        # Where a disk of backups is not mounted, its empty folder is there.
+        texts.append(f"there is no backup in {catalog.folder!r}")
     if as_json:
         answer = {
             "folder": catalog.folder,
             "pieces": [piece.as_json() for piece in catalog.pieces.values()],
-            "problems": [found.text for found in problems],
+            "problems": texts,
         }
         print_json("restore", answer)
     else:
-        _print_table(catalog)
-        for found in problems:
-            print(f"wrong: {one_line(found.text)}")
-    if problems:
+        if catalog.pieces:
+            _print_table(catalog)
+        for text in texts:
+            print(f"wrong: {one_line(text)}")
+    if texts:
         context.exit(EXIT_FAILURE)
 
 

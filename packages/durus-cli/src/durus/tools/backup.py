@@ -15,11 +15,10 @@ How the pieces lie in their folder is drawn in `_backup_folder`.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from durus.backends import storage_class
@@ -38,6 +37,7 @@ from durus.tools._commit_pieces import CommitSource, HistoryGap
 from durus.tools._file_pieces import FileSource, GrowingFile, restore_file
 from durus.tools._new_file import give_name, refuse_existing
 from durus.tools._record_pieces import RecordSource, restore_records
+from durus.tools._work_folder import work_folder
 
 __all__ = [
     "Backup",
@@ -175,7 +175,9 @@ def restore(
 ) -> Restored:
     """Make a new file of what was backed up. It gets its name when it is whole and on the disk.
 
-    Only this user may open it: who could open the database is not known.
+    Only this user may open it: who could open the database is not known. Until then it is in a
+    folder beside it, whose name begins with that of the target and `.restoring-`. What a crash has
+    left of a restore to the same path is removed.
 
     Args:
         folder: where the pieces are.
@@ -195,25 +197,20 @@ def restore(
     catalog = read_catalog(folder)
     chain = _chain_as_of(catalog, at)
     refuse_existing(target, "restore to")
-    working = ""
     try:
-        parent = os.path.dirname(os.path.abspath(target))
-        working = tempfile.mkdtemp(prefix=".durus-restore-", dir=parent)
-        path = os.path.join(working, "restored")
-        serial, time = _restore_to(catalog, chain, path, at, progress)
-        size_bytes = os.path.getsize(path)
-        # Who could read the database that was backed up is not known.
-        os.chmod(path, 0o600)
-        give_name(path, target, "restore to")
+        with work_folder(Path(target), "restoring") as made:
+            path = str(made / Path(target).name)
+            serial, time = _restore_to(catalog, chain, path, at, progress)
+            size_bytes = os.path.getsize(path)
+            # Who could read the database that was backed up is not known.
+            os.chmod(path, 0o600)
+            give_name(path, target, "restore to")
     except OSError as error:
         if isinstance(error, StorageError):
             raise
         raise StorageWriteError(
             f"tried to restore to {target!r}, the system says: {error.strerror or error}"
         ) from error
-    finally:
-        if working:
-            shutil.rmtree(working, ignore_errors=True)
     return Restored(chain, serial, time, size_bytes)
 
 
