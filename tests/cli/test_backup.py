@@ -936,6 +936,12 @@ def test_the_list(durus: Any, three_pieces: Path) -> None:
     assert "wrong: piece 000002-increment.data is missing\n" in done.stdout
     done = durus("restore", three_pieces, "--list", "--verify", status=1)
     assert "wrong: piece 000002-increment.data is missing\n" in done.stdout
+    manifest = three_pieces / "000002-increment.json"
+    manifest.unlink()
+    manifest.mkdir()
+    with pytest.raises(StorageOpenError, match=r"read the backups in .*\.json'"):
+        read_catalog(str(three_pieces))
+    manifest.rmdir()
     # As where the disk with the backups is not mounted.
     for found in three_pieces.iterdir():
         found.unlink()

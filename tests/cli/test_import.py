@@ -331,6 +331,11 @@ def test_a_killed_import_leaves_no_database(durus: Any, exported: Path) -> None:
     assert list(durus.folder.glob("new.durus.importing-*")) == [mine]
 
 
+def test_no_such_place(durus: Any, exported: Path) -> None:
+    """Where nothing can be made: what was tried, and what the system says."""
+    assert "tried to import" in durus("import", exported, "nowhere/new.durus", status=1).stderr
+
+
 def test_somebody_else_made_the_file(exported: Path, tmp_path: Path) -> None:
     """A file that appears while the import runs is not overwritten."""
     from durus.error import StorageOpenError

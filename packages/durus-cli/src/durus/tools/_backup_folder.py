@@ -222,14 +222,17 @@ def read_catalog(folder: str) -> Catalog:
     except FileNotFoundError:
         raise StorageMissingError(f"there is no folder {folder!r} with backups", folder) from None
     except OSError as error:
-        text = f"tried to read the backups in {folder!r}, the system says: {error.strerror}"
-        raise StorageOpenError(text, folder) from error
+        raise _unreadable(folder, error) from error
     matches = sorted((int(match[1]), match[0]) for match in map(_NAME.fullmatch, names) if match)
     manifests = [(number, name) for number, name in matches if name.endswith(".json")]
     pieces: dict[int, Piece] = {}
     problems = []
     for number, name in manifests:
-        piece = _read_manifest(os.path.join(folder, name))
+        path = os.path.join(folder, name)
+        try:
+            piece = _read_manifest(path)
+        except OSError as error:
+            raise _unreadable(path, error) from error
         if piece is None or piece.number != number or f"{piece.name}.json" != name:
             problems.append(Problem(number, f"piece {name} is damaged: it does not prove itself"))
         elif number in pieces:
@@ -361,6 +364,11 @@ def _remove_leftovers(catalog: Catalog) -> None:
 
 def _values_of(piece: Piece) -> dict[str, Any]:
     return {field.name: getattr(piece, field.name) for field in fields(piece)}
+
+
+def _unreadable(path: str, error: OSError) -> StorageOpenError:
+    text = f"tried to read the backups in {path!r}, the system says: {error.strerror or error}"
+    return StorageOpenError(text, path)
 
 
 def _read_manifest(path: str) -> Piece | None:

@@ -14,7 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from durus.error import DurusKeyError, StorageFormatError, StorageOpenError, StorageWriteError
+from durus.error import (
+    DurusKeyError,
+    StorageError,
+    StorageFormatError,
+    StorageOpenError,
+    StorageWriteError,
+)
 from durus.serialize import ROOT_OID, pack_record, seal
 from durus.storage import Storage
 from durus.tools._json_states import parse_line, shown, to_pickle
@@ -129,17 +135,26 @@ def import_into_new_file(
 
     Raises:
         StorageOpenError: there is something at `path` already.
+        StorageWriteError: the system refused.
         StorageFormatError, ...: as `import_lines`.
     """
     _check_free(path)
     target = Path(path)
     folder = target.absolute().parent
-    with work_folder(target, "importing") as made:
-        new = made / target.name
-        with open_(str(new)) as storage:
-            count = import_lines(lines, storage, name, at_once=False, show=show)
-        _check_whole(new)
-        _move(new, target, folder)
+    try:
+        with work_folder(target, "importing") as made:
+            new = made / target.name
+            with open_(str(new)) as storage:
+                count = import_lines(lines, storage, name, at_once=False, show=show)
+            _check_whole(new)
+            _move(new, target, folder)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageWriteError(
+            f"tried to import {name} to {os.fsdecode(path)!r}, the system says:"
+            f" {error.strerror or error}"
+        ) from error
     return count
 
 
