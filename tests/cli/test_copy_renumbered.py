@@ -294,7 +294,7 @@ def _renumber_while_it_changes(source: str, target: Path) -> None:
 
 
 def test_a_dangling_reference(durus: Any, database: Path) -> None:
-    """The place that refers to nothing is named, and there is no copy."""
+    """The place that refers to nothing is named, and there is no copy, nor part of one."""
     with FileStorage(database) as storage:
         record = make_record(int8_to_str(1), refs=[int8_to_str(77)])
         commit(storage, record)
@@ -303,7 +303,9 @@ def test_a_dangling_reference(durus: Any, database: Path) -> None:
         'tried to renumber oid 77 (root["ann"].refs[0]), which is referred to but not stored;'
         " remove that reference, or copy without renumbering"
     )
-    assert not (durus.folder / "to.durus").exists()
+    assert list(durus.folder.glob("to.durus*")) == []
+    # As the message proposes.
+    durus("copy", database, "to.durus", "--verify")
 
 
 @pytest.mark.parametrize("place", ["before", "after"])

@@ -106,12 +106,18 @@ def copy_to_file(
             if renumber:
                 _remove_half(working)
             source.sync()
-            with open_storage(_working_name(target, working)) as storage:
-                # Who resumes or verifies the copy writes to it, even where FROM is read-only.
-                _adopt_mode(name, working, extra=stat.S_IRUSR | stat.S_IWUSR)
-                done = copy_records(
-                    source, storage, change=change, renumber=renumber, progress=progress
-                )
+            try:
+                with open_storage(_working_name(target, working)) as storage:
+                    # Who resumes or verifies the copy writes to it, even where FROM is read-only.
+                    _adopt_mode(name, working, extra=stat.S_IRUSR | stat.S_IWUSR)
+                    done = copy_records(
+                        source, storage, change=change, renumber=renumber, progress=progress
+                    )
+            except RenumberError:
+                # Nothing goes on with it, and a copy that keeps the oids would be refused.
+                _remove_half(working)
+                os.remove(note)
+                raise
             if verify:
                 with open_storage(_working_name(target, working)) as storage:
                     _compare(_gen_records(source, change, renumber=renumber), storage, progress)
