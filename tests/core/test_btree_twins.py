@@ -315,6 +315,36 @@ def test_a_change_that_is_refused_leaves_the_tree(node_class: type[BNode]) -> No
             assert all(each == seen[0] for each in seen)
 
 
+def test_a_split_that_cannot_make_its_nodes_leaves_the_tree(twin: Any) -> None:
+    """An error, or an interrupt, while a split makes new nodes leaves every item where it was."""
+
+    class Interrupted(BNode):
+        __slots__ = ()
+        left = 10**6
+
+        def __init__(self) -> None:
+            if not Interrupted.left:
+                raise KeyboardInterrupt
+            Interrupted.left -= 1
+            super().__init__()
+
+    root = Interrupted()
+    refused = 0
+    for number in range(100):
+        before = shape_of(root)
+        for Interrupted.left in range(8):
+            try:
+                twin.put(root, (number, number))
+            except KeyboardInterrupt:
+                refused += 1
+                assert shape_of(root) == before
+                assert all(twin.find_item(root, key) for key in range(number))
+            else:
+                break
+    assert refused > 40
+    assert [key for key, _ in twin.ascending(root)] == list(range(100))
+
+
 def test_a_class_whose_nodes_differ_in_degree(twin: Any) -> None:
     """A minimum degree of a node's own, of a class that changes, or none at all is asked for."""
 

@@ -113,6 +113,8 @@ def _put_and_split(root: Node, item: Item) -> list[Node]:
         if len(node.items) < 2 * node.minimum_degree - 1:
             break
     made: list[Node] = []
+    # No node of the tree is changed before all new ones are made, which may fail.
+    changes: list[tuple[Node, list[Item], list[Node] | None]] = []
     right: Node | None = None  # the node that was split off below, which follows `item`
     while True:
         node, position = path.pop()
@@ -121,8 +123,8 @@ def _put_and_split(root: Node, item: Item) -> list[Node]:
         if right is not None:
             nodes = _list_with(nodes or [], position + 1, right)
         if len(items) < 2 * node.minimum_degree:
-            set_node(node, items, nodes)
-            return made
+            changes.append((node, items, nodes))
+            break
         middle = len(items) // 2
         item = items[middle]
         right = make_node(node, items[middle + 1 :], slice_nodes(nodes, middle + 1, None))
@@ -131,9 +133,12 @@ def _put_and_split(root: Node, item: Item) -> list[Node]:
         if not path:
             left = make_node(node, items, nodes)
             made.append(left)
-            set_node(node, [item], [left, right])
-            return made
+            changes.append((node, [item], [left, right]))
+            break
+        changes.append((node, items, nodes))
+    for node, items, nodes in changes:
         set_node(node, items, nodes)
+    return made
 
 
 def _list_with(elements: list[Any], position: int, element: Any) -> list[Any]:

@@ -1003,6 +1003,7 @@ make_node(PyObject *like, PyObject *items, PyObject *nodes, PyObject *made)
 typedef struct {
     PyObject *node; /* owned */
     Py_ssize_t position;
+    PyObject *items, *nodes; /* owned: what the node is to get, or NULL */
 } Turn;
 
 typedef struct {
@@ -1014,7 +1015,10 @@ static void
 leave_path(Path *path)
 {
     while (path->depth > 0) {
-        Py_DECREF(path->turns[--path->depth].node);
+        Turn turn = path->turns[--path->depth];
+        Py_DECREF(turn.node);
+        Py_XDECREF(turn.items);
+        Py_XDECREF(turn.nodes);
     }
     PyMem_Free(path->turns);
 }
@@ -1032,7 +1036,26 @@ add_turn(Path *path, PyObject *node, Py_ssize_t position)
         path->turns = turns;
         path->room = room;
     }
-    path->turns[path->depth++] = (Turn){Py_NewRef(node), position};
+    path->turns[path->depth++] = (Turn){Py_NewRef(node), position, NULL, NULL};
+    return 0;
+}
+
+static void
+plan_change(Turn *turn, PyObject *items, PyObject *nodes)
+{
+    turn->items = Py_NewRef(items);
+    turn->nodes = Py_NewRef(nodes);
+}
+
+static int
+make_changes(const Path *path)
+{
+    for (Py_ssize_t i = path->depth; i > 0; i--) {
+        const Turn *turn = &path->turns[i - 1];
+        if (turn->items != NULL && set_node(turn->node, turn->items, turn->nodes) < 0) {
+            return -1;
+        }
+    }
     return 0;
 }
 
@@ -1083,11 +1106,12 @@ note_path_change(const Path *path)
     return room < 0 ? -1 : 0;
 }
 
-/* Split a node that has these contents, more than it may have. `*item` becomes the item between the
+/* Plan the split of a node that has these contents, more than it may have. `*item` becomes the item between the
    two halves; give the right one, borrowed. The root keeps that item only, above two new nodes. */
 static PyObject *
-split(PyObject *node, PyObject *items, PyObject *nodes, PyObject **item, PyObject *made, int is_root)
+split(Turn *turn, PyObject *items, PyObject *nodes, PyObject **item, PyObject *made, int is_root)
 {
+    PyObject *node = turn->node;
     Py_ssize_t middle = PyList_GET_SIZE(items) / 2;
     PyObject *right_items = part_of(items, middle + 1, -1);
     PyObject *right_nodes = part_of_nodes(nodes, middle + 1, -1);
@@ -1103,14 +1127,17 @@ split(PyObject *node, PyObject *items, PyObject *nodes, PyObject **item, PyObjec
         Py_SETREF(*item, Py_NewRef(PyList_GET_ITEM(items, middle)));
     }
     if (left_nodes != NULL && !is_root) {
-        result = set_node(node, left_items, left_nodes);
+        plan_change(turn, left_items, left_nodes);
+        result = 0;
         split_table(node, left_items, right, right_items);
     }
     else if (left_nodes != NULL) {
         PyObject *left = make_node(node, left_items, left_nodes, made);
         PyObject *top = left == NULL ? NULL : Py_BuildValue("[O][OO]", *item, left, right);
-        result = top == NULL
-            ? -1 : set_node(node, PyTuple_GET_ITEM(top, 0), PyTuple_GET_ITEM(top, 1));
+        if (top != NULL) {
+            plan_change(turn, PyTuple_GET_ITEM(top, 0), PyTuple_GET_ITEM(top, 1));
+            result = 0;
+        }
         Py_XDECREF(top);
     }
     Py_XDECREF(right_items);
@@ -1120,33 +1147,37 @@ split(PyObject *node, PyObject *items, PyObject *nodes, PyObject **item, PyObjec
     return result < 0 ? NULL : right;
 }
 
-/* Add an item where the path ends, and split every full node, up to one that has room. */
+/* Add an item where the path ends, and split every full node, up to one that has room.
+
+   No node of the tree is changed before all new ones are made: what makes them runs Python, and the
+   handler of a signal may raise there. */
 static int
-put_along(const Path *path, PyObject *new_item, PyObject *made)
+put_along(Path *path, PyObject *new_item, PyObject *made)
 {
     PyObject *item = Py_NewRef(new_item);
     PyObject *right = NULL; /* split off below, it follows the item; borrowed: it is in `made` */
     int result = 1;         /* there is more to do */
     for (Py_ssize_t i = path->depth - 1; result > 0; i--) {
-        Turn turn = path->turns[i];
-        PyObject *old_items = items_of(turn.node);
-        PyObject *nodes = old_items == NULL ? NULL : nodes_of(turn.node);
-        PyObject *items = nodes == NULL ? NULL : list_with(old_items, turn.position, item);
+        Turn *turn = &path->turns[i];
+        PyObject *old_items = items_of(turn->node);
+        PyObject *nodes = old_items == NULL ? NULL : nodes_of(turn->node);
+        PyObject *items = nodes == NULL ? NULL : list_with(old_items, turn->position, item);
         if (items != NULL && right != NULL) {
-            Py_SETREF(nodes, nodes_with(nodes, turn.position + 1, right));
+            Py_SETREF(nodes, nodes_with(nodes, turn->position + 1, right));
         }
-        Py_ssize_t capacity = items == NULL || nodes == NULL ? -1 : capacity_of(turn.node);
+        Py_ssize_t capacity = items == NULL || nodes == NULL ? -1 : capacity_of(turn->node);
         if (capacity < 0) {
             result = -1;
         }
         else {
-            grow_table(turn.node, items, turn.position);
+            grow_table(turn->node, items, turn->position);
         }
         if (result > 0 && PyList_GET_SIZE(items) <= capacity) {
-            result = set_node(turn.node, items, nodes);
+            plan_change(turn, items, nodes);
+            result = 0;
         }
         else if (result > 0) {
-            right = split(turn.node, items, nodes, &item, made, i == 0);
+            right = split(turn, items, nodes, &item, made, i == 0);
             result = right == NULL ? -1 : i > 0;
         }
         Py_XDECREF(old_items);
@@ -1154,7 +1185,7 @@ put_along(const Path *path, PyObject *new_item, PyObject *made)
         Py_XDECREF(nodes);
     }
     Py_DECREF(item);
-    return result;
+    return result < 0 ? -1 : make_changes(path);
 }
 
 /* Add an item whose leaf is full; give a list of the nodes that were made. */
