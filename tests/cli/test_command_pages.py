@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +49,28 @@ def test_the_transcripts_are_true(page: Path, durus: Any) -> None:
         if any(word in command for command, _ in commands):
             pytest.importorskip(module, reason=f"{module} is not installed here")
     path = f"{Path(durus.words[0]).parent}{os.pathsep}{durus.environment['PATH']}"
-    for command, expected in commands:
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=durus.folder,
-            env=durus.environment | {"PATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        printed = "\n".join(line.rstrip() for line in done.stdout.rstrip().splitlines())
-        assert re.fullmatch(_pattern(expected), printed), f"$ {command}\n{done.stdout}"
+    groups = []
+    try:
+        for command, expected in commands:
+            shell = subprocess.Popen(
+                ["bash", "-c", command],
+                cwd=durus.folder,
+                env=durus.environment | {"PATH": path},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+            groups.append(shell.pid)
+            found, _ = shell.communicate()
+            printed = "\n".join(line.rstrip() for line in found.rstrip().splitlines())
+            assert re.fullmatch(_pattern(expected), printed), f"$ {command}\n{found}"
+    finally:
+        # A server that a page starts, and would have stopped further down.
+        for group in groups:
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
